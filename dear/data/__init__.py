@@ -1,0 +1,1 @@
+"""Where clips and captions come from: a synthetic world with exact labels, and folders of recordings."""
