@@ -1,0 +1,119 @@
+"""Iterative parallel decoding: from nothing but a text to all tokens, a few more in every iteration."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dear.masking import cosine_schedule
+
+
+@torch.no_grad()
+def decode(
+    backbone: Callable[..., Tensor],
+    head: Callable[..., Tensor],
+    objective,
+    text: Tensor,
+    text_mask: Tensor,
+    *,
+    generator: torch.Generator,
+    num_inference_steps: int = 16,
+    guidance_scale: float = 4.0,
+    guidance: str = "hidden",
+    guidance_schedule: str = "constant",
+    sampling_steps: int = 1,
+    temperature: float = 1.0,
+    pooled: Tensor | None = None,
+    order: Tensor | None = None,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Draw all tokens of B clips, (B, N, D), in num_inference_steps passes of the backbone (MAR, section 3.4).
+
+    Each iteration asks the backbone for h, draws the tokens at the next places of a random order, and writes
+    them down. With guidance a second branch without text runs in the same batch:
+        guidance="hidden" (AudioDEAR):   h = w h_cond + (1 - w) h_uncond, then one call of the head
+        guidance="prediction" (IMPACT):  the head runs on both, out = out_uncond + w (out_cond - out_uncond)
+
+    text, text_mask, pooled: as MaskedTransformer takes them.  generator: on the device of text; equal seeds give
+    equal tokens.  num_inference_steps: 1 to N.  guidance_scale: w >= 0, 1 is no guidance and half the work.
+    guidance_schedule: "constant", or "linear": from 1 to w with the share of tokens placed (MAR, EAR).
+    sampling_steps: passes of the head per token, 1 for energy, 100 for diffusion.  temperature: factor on the
+    noise that the head starts from.  order: (B, N), a permutation in each row, None: random.
+    callback: called after each iteration with its index and what is still masked, (B, N) bool.
+    """
+    _check(guidance_scale, guidance, guidance_schedule, temperature)
+    batch, count, width = len(text), backbone.config.tokens, backbone.config.token_dim
+    fresh = {"generator": generator, "device": text.device}
+    if order is None:
+        order = torch.rand(batch, count, **fresh).argsort(dim=1)
+    elif not torch.equal(order.sort(dim=1).values.cpu(), torch.arange(count).expand(batch, -1)):
+        raise ValueError(f"order must be ({batch}, {count}) with every position once in each row")
+    noise_dim = getattr(objective, "noise_dim", None) or width
+    noise = temperature * torch.randn(batch, count, noise_dim, dtype=text.dtype, **fresh)
+
+    tokens = text.new_zeros(batch, count, width)
+    masked = torch.ones(batch, count, dtype=torch.bool, device=text.device)
+    hidden_states = _unguided if guidance_scale == 1 else _both_branches
+    rows = torch.arange(batch, device=text.device)[:, None]
+    placed = 0
+    for iteration, share in enumerate(cosine_schedule(num_inference_steps, count)):
+        here = order[:, placed : placed + share]
+        placed += share
+        w = guidance_scale
+        if guidance_schedule == "linear":
+            w = 1 + (guidance_scale - 1) * placed / count
+
+        net = head
+        h = hidden_states(backbone, tokens, masked, text, text_mask, pooled)
+        if guidance_scale == 1:
+            cond = h[rows, here]
+        else:
+            h_cond, h_uncond = (branch[rows, here] for branch in h.chunk(2))
+            if guidance == "hidden":
+                cond = w * h_cond + (1 - w) * h_uncond
+            else:
+                cond, net = torch.cat([h_cond, h_uncond], dim=-1), guided(head, w)
+        drawn = objective.sample(net, cond.flatten(0, 1), noise[rows, here].flatten(0, 1), sampling_steps, generator)
+        tokens[rows, here] = drawn.view(batch, share, width)
+        masked[rows, here] = False
+        if callback is not None:
+            callback(iteration, masked.clone())
+    return tokens
+
+
+def guided(net: Callable[..., Tensor], w: float) -> Callable[..., Tensor]:
+    """A net that takes [h_cond, h_uncond] side by side, (R, 2C), and returns out_uncond + w (out_cond - out_uncond).
+
+    Both halves go through the net in one call, so that an objective samples from it as from any other net.
+    """
+
+    def net_with_guidance(x: Tensor, cond: Tensor, *times: Tensor) -> Tensor:
+        both = torch.cat(cond.chunk(2, dim=-1))
+        out_cond, out_uncond = net(x.repeat(2, 1), both, *(t.repeat(2) for t in times)).chunk(2)
+        return out_uncond + w * (out_cond - out_uncond)
+
+    return net_with_guidance
+
+
+def _unguided(backbone, tokens, masked, text, text_mask, pooled):
+    """h with the text: (B, N, C)."""
+    return backbone(tokens, masked, text, text_mask, None, pooled)
+
+
+def _both_branches(backbone, tokens, masked, text, text_mask, pooled):
+    """h with the text, then h without it: (2B, N, C), one call."""
+    batch = len(text)
+    drop = torch.arange(2 * batch, device=text.device) >= batch
+    twice = [None if part is None else torch.cat([part, part]) for part in (tokens, masked, text, text_mask, pooled)]
+    return backbone(*twice[:4], drop, twice[4])
+
+
+def _check(guidance_scale: float, guidance: str, guidance_schedule: str, temperature: float) -> None:
+    if not 0 <= guidance_scale < float("inf"):
+        raise ValueError(f"guidance_scale must be a number >= 0 (1 is no guidance), got {guidance_scale}")
+    if guidance not in ("hidden", "prediction"):
+        raise ValueError(f"guidance must be 'hidden' or 'prediction', got {guidance!r}")
+    if guidance_schedule not in ("constant", "linear"):
+        raise ValueError(f"guidance_schedule must be 'constant' or 'linear', got {guidance_schedule!r}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be >= 0, got {temperature}")
