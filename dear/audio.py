@@ -113,8 +113,8 @@ def write(path: str | os.PathLike, waveform: Tensor, sample_rate: int = SAMPLE_R
     or not at all. Raises ValueError for another suffix, a wrong shape, an empty clip, NaN or infinity.
     """
     path = Path(path)
-    formats = {".wav": "WAV", ".flac": "FLAC"}
-    if path.suffix.lower() not in formats:
+    container = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
+    if container is None:
         raise ValueError(f"{path}: wanted a name that ends in .wav or .flac, got {path.suffix or 'no suffix'}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} to; create it first")
@@ -122,7 +122,7 @@ def write(path: str | os.PathLike, waveform: Tensor, sample_rate: int = SAMPLE_R
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        soundfile.write(beside, pcm, sample_rate, subtype="PCM_16", format=formats[path.suffix.lower()])
+        soundfile.write(beside, pcm, sample_rate, subtype="PCM_16", format=container)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -186,7 +186,7 @@ def _within_full_scale(samples: np.ndarray) -> np.ndarray:
     if peak <= 1.0:
         return samples
     decibels = 20 * math.log10(peak)
-    warnings.warn(f"peak {peak:.3f} leaves [-1, 1]: whole clip scaled down by {decibels:.1f} dB to peak 1", stacklevel=3)
+    warnings.warn(f"peak {peak:.3f} leaves [-1, 1]: clip scaled down by {decibels:.1f} dB to peak 1", stacklevel=3)
     return samples / peak
 
 
