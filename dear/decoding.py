@@ -29,8 +29,8 @@ def decode(
 ) -> Tensor:
     """Draw all tokens of B clips, (B, N, D), in num_inference_steps passes of the backbone (MAR, section 3.4).
 
-    Each iteration asks the backbone for h, draws the tokens at the next places of a random order, and writes
-    them down. With guidance a second branch without text runs in the same batch:
+    Each iteration asks the backbone for h, draws the tokens at the next places of a random order, and writes them
+    down: their numbers follow cosine_schedule. With guidance a second branch without text runs in the same batch:
         guidance="hidden" (AudioDEAR):   h = w h_cond + (1 - w) h_uncond, then one call of the head
         guidance="prediction" (IMPACT):  the head runs on both, out = out_uncond + w (out_cond - out_uncond)
 
@@ -53,8 +53,12 @@ def decode(
 
     tokens = text.new_zeros(batch, count, width)
     masked = torch.ones(batch, count, dtype=torch.bool, device=text.device)
-    hidden_states = _unguided if guidance_scale == 1 else _both_branches
     rows = torch.arange(batch, device=text.device)[:, None]
+    copies, drop = 1, None
+    if guidance_scale != 1:  # rows 0..B-1 see the text, rows B..2B-1 do not
+        copies, drop = 2, torch.arange(2 * batch, device=text.device) >= batch
+        text, text_mask = text.repeat(2, 1, 1), text_mask.repeat(2, 1)
+        pooled = None if pooled is None else pooled.repeat(2, 1)
     placed = 0
     for iteration, share in enumerate(cosine_schedule(num_inference_steps, count)):
         here = order[:, placed : placed + share]
@@ -63,17 +67,15 @@ def decode(
         if guidance_schedule == "linear":
             w = 1 + (guidance_scale - 1) * placed / count
 
-        net = head
-        h = hidden_states(backbone, tokens, masked, text, text_mask, pooled)
-        if guidance_scale == 1:
-            cond = h[rows, here]
+        h = backbone(tokens.repeat(copies, 1, 1), masked.repeat(copies, 1), text, text_mask, drop, pooled)
+        branches = [branch[rows, here].flatten(0, 1) for branch in h.chunk(copies)]
+        if copies == 1:
+            net, cond = head, branches[0]
+        elif guidance == "hidden":
+            net, cond = head, w * branches[0] + (1 - w) * branches[1]
         else:
-            h_cond, h_uncond = (branch[rows, here] for branch in h.chunk(2))
-            if guidance == "hidden":
-                cond = w * h_cond + (1 - w) * h_uncond
-            else:
-                cond, net = torch.cat([h_cond, h_uncond], dim=-1), guided(head, w)
-        drawn = objective.sample(net, cond.flatten(0, 1), noise[rows, here].flatten(0, 1), sampling_steps, generator)
+            net, cond = guided(head, w), torch.cat(branches, dim=-1)
+        drawn = objective.sample(net, cond, noise[rows, here].flatten(0, 1), sampling_steps, generator)
         tokens[rows, here] = drawn.view(batch, share, width)
         masked[rows, here] = False
         if callback is not None:
@@ -93,19 +95,6 @@ def guided(net: Callable[..., Tensor], w: float) -> Callable[..., Tensor]:
         return out_uncond + w * (out_cond - out_uncond)
 
     return net_with_guidance
-
-
-def _unguided(backbone, tokens, masked, text, text_mask, pooled):
-    """h with the text: (B, N, C)."""
-    return backbone(tokens, masked, text, text_mask, None, pooled)
-
-
-def _both_branches(backbone, tokens, masked, text, text_mask, pooled):
-    """h with the text, then h without it: (2B, N, C), one call."""
-    batch = len(text)
-    drop = torch.arange(2 * batch, device=text.device) >= batch
-    twice = [None if part is None else torch.cat([part, part]) for part in (tokens, masked, text, text_mask, pooled)]
-    return backbone(*twice[:4], drop, twice[4])
 
 
 def _check(guidance_scale: float, guidance: str, guidance_schedule: str, temperature: float) -> None:

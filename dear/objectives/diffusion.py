@@ -17,7 +17,9 @@ class Diffusion:
     train_steps: number of noise levels.  repeats: draws of (eps, t) per row of x in one loss.
     schedule: "cosine" (Nichol and Dhariwal 2021, as MAR has it) or "linear" (Ho et al. 2020).
     temperature: factor on the noise of every reverse step, MAR's; 1 draws from the model.
-    clip: bound on |x| as predicted inside the sampler, None for none.
+    clip: bound on |x| as predicted inside the sampler, None for none. The first step of the cosine schedule
+    multiplies an error in eps by sqrt(abar_s / abar_t), about 300 at 100 steps: without a bound a classroom head after
+    3000 training steps drew tokens of standard deviation 1000 instead of 0.79; with bounds from 2.5 to 8, 0.79 to 0.80.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class Diffusion:
             x_s = posterior mean of (x_t, x0) + temperature sqrt(beta~) z,   beta~ = (1 - abar_s)/(1 - abar_t) beta
                                                                             (eq. 7; beta = 1 - abar_t/abar_s)
 
-        The last step adds no noise. cond: (B, C).  noise: (B, D), N(0, I).  steps: 1 to train_steps.
+        The last step adds no noise. With few steps beta~ is a little small: from the exact eps of N(0, s^2),
+        100 steps draw a standard deviation of 0.97 s for s = 1 and 0.88 s for s = 0.1; 1000 steps 1.00 s and 0.98 s.
+
+        cond: (B, C).  noise: (B, D), N(0, I).  steps: 1 to train_steps.
         generator: on the device of noise, draws z; None: torch's own.  Returns (B, D).
         """
         if not 1 <= steps <= self.train_steps:

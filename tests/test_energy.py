@@ -1,0 +1,169 @@
+"""The energy score against scipy, POT, finite differences and closed forms."""
+
+import math
+
+import numpy as np
+import ot
+import pytest
+import scipy.stats
+import torch
+from torch import nn
+
+from dear.objectives import Energy, energy_score
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_summed_over_observations_it_is_scipys_energy_distance():
+    x = torch.randn(7, generator=gen(), dtype=torch.float64)
+    y = 2 + torch.rand(5, generator=gen(1), dtype=torch.float64)
+    # The mean over y gives 2 E|X-Y| - E_U|X-X'| (pairs k != l). scipy's is the V-form (all pairs) with E|Y-Y'|, rooted.
+    u_form = energy_score(x[:, None, None].expand(7, 5, 1), y[:, None]).mean()
+    within_x, within_y = (np.abs(np.subtract.outer(a, a)) for a in (x.numpy(), y.numpy()))
+    across = np.abs(np.subtract.outer(x.numpy(), y.numpy()))
+    assert u_form.item() == pytest.approx(2 * across.mean() - within_x.sum() / (7 * 6), rel=1e-12)
+    v_form = u_form.item() + within_x.sum() / (7 * 6) - within_x.mean() - within_y.mean()
+    assert v_form == pytest.approx(scipy.stats.energy_distance(x.numpy(), y.numpy()) ** 2, rel=1e-10)
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_pairwise_terms_equal_pots_distances(m):
+    samples, y = torch.randn(m, 4, 6, generator=gen()), torch.randn(4, 6, generator=gen(1))
+    for exponent in (0.7, 1.0, 1.5, 2.0):
+        score = energy_score(samples, y, exponent)
+        for row in range(4):
+            x = samples[:, row].double().numpy()
+            to_y = ot.dist(x, y[row : row + 1].double().numpy(), metric="euclidean") ** exponent
+            between = ot.dist(x, x, metric="euclidean") ** exponent
+            expected = 2 * to_y.mean() - between.sum() / (m * (m - 1))
+            assert score[row].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_samples_are_the_papers_formula_and_one_has_no_repulsion():
+    x1, x2, y = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 0.0]]), torch.zeros(1, 2)
+    assert energy_score(torch.stack([x1, x2]), y).item() == pytest.approx(5 + 3 - 4)
+    assert energy_score(torch.stack([x1, x2]), y, exponent=2.0).item() == pytest.approx(25 + 9 - 16)
+    assert energy_score(x1[None], y).item() == pytest.approx(2 * 5)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5, 2.0])
+def test_gradient_equals_finite_differences(exponent):
+    samples = torch.randn(3, 2, 4, generator=gen(), dtype=torch.float64, requires_grad=True)
+    y = torch.randn(2, 4, generator=gen(1), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: energy_score(s, y, exponent), samples, eps=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 1.0, 1.5, 2.0])
+def test_where_samples_meet_value_and_gradient_stay_finite(exponent):
+    samples = torch.ones(2, 1, 3, requires_grad=True)
+    score = energy_score(samples, torch.ones(1, 3), exponent)
+    score.sum().backward()
+    assert score.item() == 0 and (samples.grad == 0).all()
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_estimate_is_unbiased_for_gaussians(m):
+    # X ~ N(1, 0.5), Y ~ N(0, 1): E|X - y| has a closed form, E|N(mu, s^2)| = s sqrt(2/pi) e^{-mu^2/2s^2} + mu erf(.).
+    def mean_abs(mu, s):
+        return s * math.sqrt(2 / math.pi) * math.exp(-(mu**2) / (2 * s**2)) + mu * math.erf(mu / (s * math.sqrt(2)))
+
+    rows = 200_000
+    y = torch.randn(rows, 1, generator=gen(), dtype=torch.float64)
+    score = energy_score(1 + 0.5 * torch.randn(m, rows, 1, generator=gen(1), dtype=torch.float64), y)
+    expected = 2 * mean_abs(1, math.sqrt(1.25)) - mean_abs(0, math.sqrt(0.5))
+    assert abs(score.mean().item() - expected) < 5 * score.std().item() / math.sqrt(rows)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
+def test_the_true_sampler_scores_best(exponent):
+    y, base = torch.randn(100_000, 2, generator=gen()), torch.randn(2, 100_000, 2, generator=gen(1))
+    rivals = {"shifted": base + 0.5, "shrunken": 0.5 * base, "widened": 1.5 * base, "a point": 0 * base}
+    for name, samples in rivals.items():
+        gain = energy_score(samples, y, exponent) - energy_score(base, y, exponent)
+        assert gain.mean() > 5 * gain.std() / math.sqrt(len(y)), name
+
+
+class Affine(nn.Module):
+    """x = mean + scale * noise: the smallest net that has a mean and a spread of its own."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.mean, self.scale = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.full((width,), 0.3))
+
+    def forward(self, noise, cond):
+        return self.mean + self.scale * noise
+
+
+def train(objective, draw, width, steps=600):
+    net, generator = Affine(width), gen()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        x = draw(generator)
+        objective.loss(net, x, x.new_zeros(len(x), 1), generator).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+    return net.mean.detach(), net.scale.detach().abs()
+
+
+def gaussian(generator):
+    return torch.tensor([2.0, -1.0]) + torch.tensor([1.5, 0.5]) * torch.randn(256, 2, generator=generator)
+
+
+def test_training_recovers_mean_and_spread():
+    mean, spread = train(Energy(samples=2), gaussian, width=2)
+    torch.testing.assert_close(mean, torch.tensor([2.0, -1.0]), atol=0.08, rtol=0)
+    torch.testing.assert_close(spread, torch.tensor([1.5, 0.5]), atol=0.08, rtol=0)
+
+
+def test_exponent_two_recovers_the_mean_and_says_nothing_of_the_spread():
+    # |x1-y|^2 + |x2-y|^2 - |x1-x2|^2 = 2 (x1-y).(x2-y): on average 2 |mean - y|^2, whatever the spread.
+    mean, spread = train(Energy(samples=2, exponent=2.0), gaussian, width=2)
+    torch.testing.assert_close(mean, torch.tensor([2.0, -1.0]), atol=0.08, rtol=0)
+    assert (spread - torch.tensor([1.5, 0.5])).abs().max() > 0.3
+
+
+def test_one_sample_collapses_to_the_median():
+    def exponential(generator):  # median ln 2 = 0.69, mean 1
+        return -torch.log1p(-torch.rand(256, 1, generator=generator))
+
+    point, spread = train(Energy(samples=1), exponential, width=1)
+    assert point.item() == pytest.approx(math.log(2), abs=0.05) and spread.item() < 0.05
+
+
+def test_loss_calls_the_net_once_with_the_right_rows_and_the_same_seed_gives_the_same_loss():
+    calls = []
+
+    def net(noise, cond):
+        calls.append((noise.shape, cond))
+        return noise[:, :2] + cond
+
+    x, cond = torch.zeros(3, 2, dtype=torch.float64), torch.arange(6.0, dtype=torch.float64).view(3, 2)
+    objective = Energy(samples=4, noise_dim=5)
+    first, second = (objective.loss(net, x, cond, gen(7)) for _ in range(2))
+    assert first.shape == (3,) and first.dtype == torch.float64 and torch.equal(first, second)
+    assert len(calls) == 2 and calls[0][0] == (12, 5) and torch.equal(calls[0][1], torch.cat([cond] * 4))
+    # Each row is scored with its own condition: x is 0, so the larger a row's condition, the larger its score.
+    assert first[0] < first[1] < first[2]
+
+
+def test_sampling_is_one_call():
+    noise, cond = torch.randn(3, 2, generator=gen()), torch.ones(3, 2)
+    assert torch.equal(Energy().sample(lambda n, c: n + c, cond, noise), noise + 1)
+    with pytest.raises(ValueError, match="one pass"):
+        Energy().sample(lambda n, c: n + c, cond, noise, steps=2)
+
+
+def test_bad_arguments():
+    for exponent in (0.0, -1.0, 2.1):
+        with pytest.raises(ValueError, match="exponent"):
+            Energy(exponent=exponent)
+        with pytest.raises(ValueError, match="exponent"):
+            energy_score(torch.zeros(2, 1, 1), torch.zeros(1, 1), exponent)
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        Energy(samples=0)
+    with pytest.raises(ValueError, match="samples must be"):
+        energy_score(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))

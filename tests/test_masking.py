@@ -1,0 +1,57 @@
+"""Masking against scipy's truncated normal, and the properties that a decoding schedule must have."""
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+
+from dear.masking import cosine_schedule, random_mask, sample_mask_ratio
+
+
+@pytest.mark.parametrize("low, mean, std", [(0.7, 1.0, 0.25), (0.0, 0.4, 0.1)])
+def test_mask_ratio_follows_scipys_truncated_normal(low, mean, std):
+    generator = torch.Generator().manual_seed(0)
+    drawn = [sample_mask_ratio(generator, low, mean, std) for _ in range(4000)]
+    law = scipy.stats.truncnorm((low - mean) / std, (1 - mean) / std, loc=mean, scale=std)
+    assert min(drawn) >= low and max(drawn) <= 1
+    # With 4000 draws a wrong law (say, the uniform one) gives a p-value below 1e-20.
+    assert scipy.stats.kstest(drawn, law.cdf).pvalue > 1e-3
+
+
+def test_random_mask_hides_exactly_count_and_any_position_equally_often():
+    generator = torch.Generator().manual_seed(0)
+    mask = random_mask(4000, 8, 3, generator)
+    assert mask.dtype == torch.bool and (mask.sum(dim=1) == 3).all()
+    # Each position is hidden with probability 3/8; five standard errors at 4000 rows are 0.038.
+    assert (mask.float().mean(dim=0) - 3 / 8).abs().max() < 0.038
+    assert not random_mask(2, 8, 0, generator).any() and random_mask(2, 8, 8, generator).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 32, 256])
+def test_schedule_places_every_token_and_at_least_one_an_iteration(tokens):
+    for steps in range(1, tokens + 1):
+        placed = cosine_schedule(steps, tokens)
+        assert len(placed) == steps and min(placed) >= 1 and sum(placed) == tokens
+
+
+def test_schedule_is_the_cosine_where_the_clamp_does_not_bind():
+    placed = cosine_schedule(8, 256)
+    for t in range(1, 9):
+        assert 256 - sum(placed[:t]) == math.floor(math.cos(math.pi / 2 * t / 8) * 256 + 1e-9)
+    assert cosine_schedule(1, 5) == [5] and cosine_schedule(5, 5) == [1] * 5
+    # cos(pi/8), cos(pi/4), cos(3 pi/8) times 32 are 29.6, 22.6, 12.2.
+    assert cosine_schedule(4, 32) == [3, 7, 10, 12]
+
+
+def test_bad_arguments():
+    generator = torch.Generator()
+    for steps in (0, 9):
+        with pytest.raises(ValueError, match="steps must lie in 1..8"):
+            cosine_schedule(steps, 8)
+    with pytest.raises(ValueError, match="count must lie in 0..4"):
+        random_mask(1, 4, 5, generator)
+    with pytest.raises(ValueError, match="low must lie"):
+        sample_mask_ratio(generator, low=1.0)
+    with pytest.raises(ValueError, match="std above 0"):
+        sample_mask_ratio(generator, std=0.0)
