@@ -88,16 +88,20 @@ def read(path: str | os.PathLike) -> Tensor:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such audio file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: is empty (0 bytes)")
     try:
         with soundfile.SoundFile(path) as file:
             announced, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        reason = getattr(error, "error_string", str(error))
+        reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
+        if reason.startswith("File does not exist"):  # what libsndfile says of an .mp3 that is no mp3
+            reason = "Format not recognised"
         raise ValueError(f"{path}: cannot be decoded ({reason}); wanted wav, flac, ogg or mp3") from error
     if len(samples) == 0:
         raise ValueError(f"{path}: holds no samples")
-    if len(samples) < announced:
+    if len(samples) < 0.9 * announced:  # the announced length of an mp3 can be an estimate, a little off
         raise ValueError(f"{path}: cut short, {len(samples)} of {announced} samples can be decoded")
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: holds samples that are not finite (NaN or infinity)")
