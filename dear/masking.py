@@ -17,8 +17,8 @@ def sample_mask_ratio(
     if not 0 <= low < 1 or std <= 0:
         raise ValueError(f"low must lie in [0, 1) and std above 0, got low={low} and std={std}")
     below, above = torch.special.ndtr(torch.tensor([low - mean, 1 - mean], dtype=torch.float64) / std).tolist()
-    u = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64).cpu()
-    ratio = mean + std * torch.special.ndtri(below + u * (above - below)).item()
+    u = torch.rand((), generator=generator, device=generator.device).item()
+    ratio = mean + std * torch.special.ndtri(torch.tensor(below + u * (above - below), dtype=torch.float64)).item()
     return min(max(ratio, low), 1.0)
 
 

@@ -50,8 +50,8 @@ class Diffusion:
         x, cond = x.repeat(self.repeats, 1), cond.repeat(self.repeats, 1)
         index = torch.randint(self.train_steps, (len(x),), generator=generator, device=x.device)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        abar = self.alphas_cumprod.to(x.device)[index, None]
-        noisy = abar.sqrt().to(x) * x + (1 - abar).sqrt().to(x) * noise
+        signal, sigma = (part.sqrt().to(x)[index, None] for part in (self.alphas_cumprod, 1 - self.alphas_cumprod))
+        noisy = signal * x + sigma * noise
         predicted = net(noisy, cond, index.to(x) / self.train_steps)
         return (predicted - noise).square().mean(dim=-1).view(self.repeats, rows).mean(dim=0)
 

@@ -1,0 +1,22 @@
+"""The residual convolution block that the VAE and the oracle are made of."""
+
+import torch
+from torch import nn
+
+
+class ConvBlock(nn.Module):
+    """Residual block over time: two dense convolutions with normalisation over channels.
+
+    (B, C, T) -> (B, C, T). Dense, because depthwise convolutions are slow on a CPU.
+    """
+
+    def __init__(self, width: int, kernel: int = 3):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(1, width), nn.GroupNorm(1, width)
+        self.conv1 = nn.Conv1d(width, width, kernel, padding=kernel // 2)
+        self.conv2 = nn.Conv1d(width, width, kernel, padding=kernel // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Add the block's change to x."""
+        silu = nn.functional.silu
+        return x + self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))

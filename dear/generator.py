@@ -1,0 +1,58 @@
+"""The trainable whole of teacher and student: text encoder, backbone and head, and the loss of one step."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dear.backbone import BackboneConfig, MaskedTransformer
+from dear.distillation import gradient_norm_ratio, hidden_state_loss
+from dear.head import AdaLNHead, HeadConfig
+from dear.masking import random_mask, sample_mask_ratio
+from dear.text import TextConfig, TextEncoder
+
+
+class Generator(nn.Module):
+    """Text encoder, backbone and head; `forward` gives the hidden states of every token."""
+
+    def __init__(self, text: TextConfig, backbone: BackboneConfig, head: HeadConfig):
+        super().__init__()
+        self.text, self.backbone, self.head = TextEncoder(text), MaskedTransformer(backbone), AdaLNHead(head)
+
+    def forward(self, tokens: Tensor, masked: Tensor, ids: Tensor, words: Tensor, drop: Tensor) -> list[Tensor]:
+        """Hidden states (B, N, C) after each decoder layer, the last being h."""
+        return self.backbone(tokens, masked, self.text(ids, words), words, drop, return_layers=True)[1]
+
+
+def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, words: Tensor, generator: torch.Generator, *,
+                  teacher: Generator | None = None, distillation_weight: float = 1000.0,
+                  layers: str | tuple[int, ...] = "last", text_drop: float = 0.1) -> tuple[Tensor, dict]:
+    """Objective on the masked tokens, plus `distillation_weight` x hidden-state loss if there is a teacher.
+
+        L = L_objective + lambda L_distill        (AudioDEAR, arXiv 2605.00329; lambda = 1000)
+
+    tokens (B, N, D), ids and words (B, L). One mask ratio a step, drawn as in IMPACT. Teacher and student see the same
+    tokens, masks and dropped texts. The objective is a mean over masked tokens, L_distill a mean over masked tokens and
+    width; the figure "gradient_ratio" is |grad lambda L_distill| / |grad L_objective|, both with respect to the
+    student's h, so that lambda can be read.
+    """
+    batch, count, _ = tokens.shape
+    hidden = math.ceil(sample_mask_ratio(generator) * count)
+    masked = random_mask(batch, count, hidden, generator)
+    drop = torch.rand(batch, generator=generator, device=tokens.device) < text_drop
+    states = model(tokens, masked, ids, words, drop)
+    h = states[-1]
+    head = model.module.head if hasattr(model, "module") else model.head
+    loss = objective.loss(head, tokens[masked], h[masked], generator).mean()
+    figures = {"objective": float(loss.detach())}
+    if teacher is None:
+        return loss, figures
+    with torch.no_grad():
+        target = teacher(tokens, masked, ids, words, drop)
+    distill = hidden_state_loss(states, target, masked, layers)
+    figures["distill"] = float(distill.detach())
+    if distillation_weight == 0:
+        return loss, figures
+    whole = loss + distillation_weight * distill
+    figures["gradient_ratio"] = lambda: gradient_norm_ratio(distillation_weight * distill, loss, [h])
+    return whole, figures

@@ -1,0 +1,160 @@
+"""TextToAudio: from a prompt to a waveform, for student and teacher alike."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dear import components
+from dear.audio import SAMPLE_RATE
+from dear.backbone import BackboneConfig, MaskedTransformer
+from dear.decoding import decode
+from dear.head import AdaLNHead, HeadConfig
+from dear.objectives.diffusion import Diffusion
+from dear.objectives.energy import Energy
+from dear.text import TextConfig, TextEncoder
+from dear.vae import VAE, VAEConfig
+from dear.vocoder import griffin_lim
+
+OBJECTIVES = {"energy": Energy, "diffusion": Diffusion}
+SHIPPED = {
+    "soundworld": "student",
+    "soundworld-teacher": "teacher",
+    "soundworld-without-distillation": "student_without_distillation",
+}
+_PARTS = {
+    "text": (TextEncoder, TextConfig),
+    "vae": (VAE, VAEConfig),
+    "backbone": (MaskedTransformer, BackboneConfig),
+    "head": (AdaLNHead, HeadConfig),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a model was trained with and how it is best drawn from; stored as model.json.
+
+    objective: "energy" (student) or "diffusion" (teacher).  guidance: where it acts, on h ("hidden") or on the
+    "prediction".  sampling_steps: calls of the head a token.
+    """
+
+    objective: str = "energy"
+    guidance: str = "hidden"
+    guidance_scale: float = 3.0
+    guidance_schedule: str = "constant"
+    num_inference_steps: int = 16
+    sampling_steps: int = 1
+
+
+@dataclass(frozen=True)
+class AudioOutput:
+    """audios (B, S) float32 in [-1, 1], their sampling rate in Hz, and the log-mels (B, T, 64) they were made from."""
+
+    audios: Tensor
+    sampling_rate: int
+    log_mels: Tensor
+
+
+class TextToAudio:
+    """A text encoder, a backbone, a head, a VAE and a vocoder, called as one."""
+
+    def __init__(self, text: nn.Module, backbone: nn.Module, head: nn.Module, vae: nn.Module, settings: Settings,
+                 vocoder: Callable[..., Tensor] = griffin_lim):
+        if settings.objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {settings.objective!r}")
+        self.text, self.backbone, self.head, self.vae = text, backbone, head, vae
+        self.settings, self.vocoder = settings, vocoder
+        self.objective = OBJECTIVES[settings.objective]()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "TextToAudio":
+        """Model by name: "soundworld" and its kin (shipped), a folder that `save_pretrained` wrote, or a hub name.
+
+        A shipped name or an existing folder never touches the network. Raises FileNotFoundError with what was tried.
+        """
+        folder = _find(name)
+        settings = json.loads((folder / "model.json").read_text())
+        paths = settings.pop("parts")
+        try:
+            settings = Settings(**settings)
+        except TypeError as error:
+            raise ValueError(f"{folder / 'model.json'} is not a model of this version: {error}") from error
+        return cls(**{part: components.load(*_PARTS[part], folder / path) for part, path in paths.items()}, settings=settings)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, shared: dict[str, str] | None = None) -> None:
+        """Save all parts and settings as safetensors and json; model.json comes last, so that a half-saved folder is none.
+
+        `dtype` is that of the stored weights. `shared` names parts that already lie elsewhere, as paths relative to
+        `folder` (for example {"vae": "../vae"}), which are then referred to, not copied.
+        """
+        folder, paths = Path(folder), {}
+        for part in _PARTS:
+            paths[part] = (shared or {}).get(part, part)
+            if paths[part] == part:
+                components.save(getattr(self, part), folder / part, dtype)
+        components.write_json(folder / "model.json", {**dataclasses.asdict(self.settings), "parts": paths})
+
+    def to(self, device) -> "TextToAudio":
+        """Move all parts to a device."""
+        for part in _PARTS:
+            getattr(self, part).to(device)
+        return self
+
+    @torch.no_grad()
+    def tokens(self, prompts: Sequence[str], generator: torch.Generator, **settings) -> Tensor:
+        """Tokens (B, N, D) drawn for prompts; keyword settings override those of the model (see `decode`)."""
+        chosen = dataclasses.asdict(self.settings) | {k: v for k, v in settings.items() if v is not None}
+        chosen.pop("objective")
+        vectors, mask = self.text.encode(prompts)
+        return decode(self.backbone, self.head, self.objective, vectors, mask, generator=generator, **chosen)
+
+    @torch.no_grad()
+    def __call__(self, prompt: str | Sequence[str], *, num_inference_steps: int | None = None,
+                 guidance_scale: float | None = None, generator: torch.Generator | None = None,
+                 num_waveforms_per_prompt: int = 1, sampling_steps: int | None = None) -> AudioOutput:
+        """Draw waveforms for one prompt or a list of them; prompts vary slowest in the batch.
+
+        num_inference_steps: iterations of parallel decoding, 1 to the number of tokens. guidance_scale: 1 is none.
+        sampling_steps: calls of the head a token (a diffusion teacher only). What is None is the model's own setting.
+        A model of the same seed gives the same sound on the same machine; without a generator every call differs.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if num_waveforms_per_prompt < 1:
+            raise ValueError(f"num_waveforms_per_prompt must be at least 1, got {num_waveforms_per_prompt}")
+        if not prompts:
+            raise ValueError("prompt is an empty list; give at least one sentence")
+        if generator is None:
+            generator = torch.Generator(next(self.backbone.parameters()).device)
+            generator.seed()
+        prompts = [p for p in prompts for _ in range(num_waveforms_per_prompt)]
+        tokens = self.tokens(prompts, generator, num_inference_steps=num_inference_steps,
+                             guidance_scale=guidance_scale, sampling_steps=sampling_steps)
+        log_mels = self.vae.decode(tokens, generator)
+        audios = self.vocoder(log_mels, generator).clamp(-1, 1)
+        return AudioOutput(audios, SAMPLE_RATE, log_mels)
+
+
+def _find(name: str | Path) -> Path:
+    if name in SHIPPED:
+        folder = components.WEIGHTS / SHIPPED[name]
+        if not (folder / "model.json").is_file():
+            raise FileNotFoundError(f"the shipped model {name!r} is not at {folder}; run `dear train all` to make it")
+        return folder
+    if Path(name).is_dir():
+        if not (Path(name) / "model.json").is_file():
+            raise FileNotFoundError(f"the folder {name} has no model.json; wanted one that save_pretrained wrote")
+        return Path(name)
+    if str(name).count("/") != 1:
+        raise FileNotFoundError(f"no model {str(name)!r}: it is neither one of {', '.join(SHIPPED)}, "
+                                "nor a folder, nor a hub name (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:
+        raise FileNotFoundError(f"no folder {name} here, and the hub did not give a model of that name "
+                                f"({type(error).__name__}); download it elsewhere and pass its folder") from error

@@ -1,0 +1,195 @@
+"""The one training loop: any loss, any module, on Accelerate; every step is a function of (seed, step) alone.
+
+Because no state is carried between steps but the weights and the optimiser's moments, a run that was killed and started
+again takes, on one process and a CPU, exactly the steps that it would have taken.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from tqdm import tqdm
+
+from dear.components import write_tensors
+
+Figures = dict[str, float | Callable[[], float]]
+LossFunction = Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[torch.Tensor, Figures]]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast to train; betas, decay and clipping as IMPACT (arXiv 2506.00736)."""
+
+    steps: int = 1000
+    batch_size: int = 24
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 3.0
+    ema: float = 0.999
+    seed: int = 0
+    checkpoint_every: int = 200
+    log_every: int = 20
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "learning_rate", "clip", "checkpoint_every", "log_every"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+def batch_indices(step: int, batch_size: int, items: int, seed: int) -> torch.Tensor:
+    """Indices (batch_size,) of a step: consecutive pieces of one random permutation an epoch, any step by itself."""
+    places = torch.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = places // items
+    found = torch.empty(batch_size, dtype=torch.long)
+    for epoch in epochs.unique().tolist():
+        order = torch.randperm(items, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        found[epochs == epoch] = order[places[epochs == epoch] % items]
+    return found
+
+
+def rate(step: int, config: TrainConfig) -> float:
+    """Learning rate at a step: linear warm-up, then half a cosine down to 1 % of its peak."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class Run:
+    """Weights, their moving average and the optimiser's moments of one training, saved as one safetensors file."""
+
+    def __init__(self, module: nn.Module, config: TrainConfig, out: Path, accelerator):
+        self.config, self.path, self.accelerator = config, out / "checkpoint.safetensors", accelerator
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(self.parameters.values(), config.learning_rate, config.betas,
+                                      weight_decay=config.weight_decay)
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.parameters = {n: p for n, p in accelerator.unwrap_model(self.module).named_parameters() if p.requires_grad}
+        self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.step = 0
+
+    def average(self) -> None:
+        """Move the average one step; its memory grows with the run, so that short runs forget their start."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+
+    def _optimizer_state(self) -> dict[torch.nn.Parameter, dict[str, torch.Tensor]]:
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        return inner.state
+
+    def save(self) -> None:
+        """Write the checkpoint beside, then rename; its metadata holds the step and the configuration."""
+        state = {f"model.{n}": p for n, p in self.parameters.items()} | {f"ema.{n}": p for n, p in self.ema.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._optimizer_state()[parameter].items():
+                state[f"optimizer.{key}.{name}"] = value
+        write_tensors(self.path, {k: v.clone() for k, v in state.items()},
+                      {"step": str(self.step), "config": json.dumps(dataclasses.asdict(self.config))})
+
+    def load(self) -> None:
+        """Continue from the checkpoint if there is one; one of another configuration is an error."""
+        if not self.path.exists():
+            return
+        with safe_open(self.path, "pt") as file:
+            told = json.loads(file.metadata()["config"])
+            mine = json.loads(json.dumps(dataclasses.asdict(self.config)))
+            if told != mine:
+                other = ", ".join(f"{k} {told.get(k)} -> {mine[k]}" for k in mine if told.get(k) != mine[k])
+                raise ValueError(f"{self.path} is from a run with other settings ({other}); "
+                                 "use the same settings to continue it, or another output folder")
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(file.get_tensor(f"model.{name}"))
+                    self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
+                    self._optimizer_state()[parameter] = {
+                        key: file.get_tensor(f"optimizer.{key}.{name}").to(parameter.device if key != "step" else "cpu")
+                        for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.step = int(file.metadata()["step"])
+
+
+def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig, out: str | Path, *,
+          progress: bool = True, stop_after: int | None = None) -> nn.Module:
+    """Train `module` in place and return it holding the moving average of its weights.
+
+    `loss(module, indices, generator)` gives the mean loss of the items `indices` and figures to log; a figure that costs
+    something to know is a function, called before the backward pass of the steps that are logged. The folder `out`
+    gets checkpoint.safetensors (every `checkpoint_every` steps, atomically) and metrics.jsonl; calling again with the same
+    `out` and `config` continues. `stop_after` ends early after that many steps of the plan (the schedule is kept).
+    """
+    from accelerate import Accelerator
+
+    accelerator, out = Accelerator(), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(module, config, out, accelerator)
+    run.load()
+    log = Log(out / "metrics.jsonl", run.step, accelerator.is_main_process)
+    last = min(config.steps, stop_after or config.steps)
+    bar = tqdm(initial=run.step, total=last, desc=f"training {out.name}", disable=not (progress and accelerator.is_main_process))
+    while run.step < last:
+        figures = step(run, loss, items)
+        run.step += 1
+        bar.update()
+        if run.step % config.log_every == 0 or run.step == last:
+            log.write(run.step, figures)
+            bar.set_postfix_str(f"loss {figures['loss']:.3f}")
+        if run.step % config.checkpoint_every == 0 or run.step == last:
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                run.save()
+    with torch.no_grad():
+        for name, parameter in run.parameters.items():
+            parameter.copy_(run.ema[name])
+    return accelerator.unwrap_model(run.module).eval()
+
+
+def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
+    """One step: the loss of this process's share of the batch, its gradient, clipped, and the optimiser."""
+    config, accelerator = run.config, run.accelerator
+    whole = batch_indices(run.step, config.batch_size * accelerator.num_processes, items, config.seed)
+    mine = whole[accelerator.process_index :: accelerator.num_processes]
+    number = (config.seed * 1_000_003 + run.step) * accelerator.num_processes + accelerator.process_index
+    generator = torch.Generator(accelerator.device).manual_seed(number)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate(run.step, config)
+    value, figures = loss(run.module, mine, generator)
+    if not torch.isfinite(value):
+        raise FloatingPointError(f"the loss became {value.item()} at step {run.step}; lower learning_rate "
+                                 f"({config.learning_rate}) and start again from the last checkpoint {run.path}")
+    logged = (run.step + 1) % config.log_every == 0 or run.step + 1 == config.steps
+    figures = {k: v() if callable(v) and logged else v for k, v in figures.items() if logged or not callable(v)}
+    run.optimizer.zero_grad()
+    accelerator.backward(value)
+    norm = accelerator.clip_grad_norm_(run.parameters.values(), config.clip)
+    run.optimizer.step()
+    run.average()
+    return {"loss": float(value.detach()), "gradient_norm": float(norm), **figures}
+
+
+class Log:
+    """metrics.jsonl: one line every few steps; lines past the step a run resumes from are dropped."""
+
+    def __init__(self, path: Path, step: int, active: bool):
+        self.path, self.active, self.started = path, active, time.monotonic()
+        if active and path.exists():
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            beside = path.with_suffix(".tmp")
+            beside.write_text("".join(line + "\n" for line in kept))
+            beside.replace(path)
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Append one line."""
+        if self.active:
+            row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
+            row |= {k: float(f"{v:.6g}") for k, v in figures.items()}
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")

@@ -1,0 +1,130 @@
+"""The VAE: log-mel <-> latent, and patchify: latent <-> tokens.
+
+A decoder trained with squared or absolute error answers what the latent leaves open with a mean: texture turns smooth.
+This one draws: it receives noise beside the latent and is trained with the energy score (`dear.objectives.energy`) of
+small patches of log-mel, the same proper score that trains the student's head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dear.blocks import ConvBlock
+from dear.objectives.energy import energy_score
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of the VAE; `steps_per_token` latent steps make one token."""
+
+    mels: int = 64
+    frames: int = 256
+    patch: int = 4
+    channels: int = 32
+    noise: int = 32
+    width: int = 160
+    encoder_blocks: int = 2
+    decoder_blocks: int = 3
+    steps_per_token: int = 2
+
+
+class VAE(nn.Module):
+    """Convolutional variational autoencoder of log-mels with a decoder that draws what the latent does not say."""
+
+    def __init__(self, config: VAEConfig = VAEConfig()):  # noqa: B008
+        super().__init__()
+        self.config, w = config, config.width
+        self.stem = nn.Conv1d(config.mels, w, config.patch, stride=config.patch)
+        self.encoder = nn.Sequential(*(ConvBlock(w) for _ in range(config.encoder_blocks)))
+        self.to_latent = nn.Conv1d(w, 2 * config.channels, 1)
+        self.from_latent = nn.Conv1d(config.channels + config.noise, w, 1)
+        self.decoder = nn.Sequential(*(ConvBlock(w) for _ in range(config.decoder_blocks)), nn.GroupNorm(1, w), nn.SiLU())
+        self.head = nn.Conv1d(w, config.mels * config.patch, 1)
+        self.register_buffer("latent_mean", torch.zeros(config.channels))
+        self.register_buffer("latent_std", torch.ones(config.channels))
+
+    def posterior(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance (B, channels, T / patch) of log-mels (B, T, mels)."""
+        c = self.config
+        if log_mel.ndim != 3 or log_mel.shape[2] != c.mels or log_mel.shape[1] % c.patch:
+            raise ValueError(f"log_mel must be (B, T, {c.mels}) with T a multiple of {c.patch}, got {tuple(log_mel.shape)}")
+        x = self.stem((log_mel.transpose(1, 2) + 5.3) / 1.7)  # centre and scale of SoundWorld's log-mels
+        mean, log_variance = self.to_latent(self.encoder(x)).chunk(2, 1)
+        return mean, log_variance.clamp(-12, 4)
+
+    def draw(self, latent: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Log-mel (B, T, mels) drawn given a raw latent (B, channels, T / patch)."""
+        b, _, t = latent.shape
+        noise = torch.randn(b, self.config.noise, t, generator=generator, device=latent.device, dtype=latent.dtype)
+        x = self.head(self.decoder(self.from_latent(torch.cat([latent, noise], 1))))
+        x = x.view(b, self.config.mels, self.config.patch, t).permute(0, 3, 2, 1).flatten(1, 2)
+        return x * 1.7 - 5.3
+
+    def encode(self, log_mel: torch.Tensor, generator: torch.Generator | None = None, *, sample: bool = True) -> torch.Tensor:
+        """Tokens (B, N, D) of log-mels, drawn from the posterior (or its mean), each channel scaled to unit variance."""
+        mean, log_variance = self.posterior(log_mel)
+        if sample:
+            mean = mean + torch.exp(0.5 * log_variance) * torch.randn(
+                mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        scaled = (mean - self.latent_mean[:, None]) / self.latent_std[:, None]
+        return patchify(scaled, self.config.steps_per_token)
+
+    def decode(self, tokens: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Log-mel (B, T, mels) drawn given tokens (B, N, D)."""
+        latent = unpatchify(tokens, self.config.steps_per_token)
+        return self.draw(latent * self.latent_std[:, None] + self.latent_mean[:, None], generator)
+
+    @torch.no_grad()
+    def fit_scale(self, log_mel: torch.Tensor) -> None:
+        """Set the centre and scale of each latent channel from examples."""
+        mean, log_variance = self.posterior(log_mel)
+        self.latent_mean.copy_(mean.mean((0, 2)))
+        self.latent_std.copy_((mean.var((0, 2)) + log_variance.exp().mean((0, 2))).sqrt())
+
+
+def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_weight: float = 1e-3,
+             patches: tuple[tuple[int, int], ...] = ((2, 4), (8, 8))) -> tuple[torch.Tensor, dict[str, float]]:
+    """Energy score of log-mel patches with two draws, plus `kl_weight` x KL to the standard normal, (B, T, mels) -> scalar.
+
+    Patches of (frames, bins) are laid on a grid whose corner moves at random; each is one sample of the score, divided
+    by the root of its size so that all sizes count alike.
+    """
+    mean, log_variance = vae.posterior(log_mel)
+    latent = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=generator, device=mean.device)
+    both = vae.draw(torch.cat([latent, latent]), generator)
+    pair = torch.cat([log_mel, both]).unflatten(0, (3, -1))
+    score = 0
+    for frames, bins in patches:
+        top, left = (int(torch.randint(n, (), generator=generator, device=mean.device)) for n in (frames, bins))
+        cut = pair[:, :, top : log_mel.shape[1] - frames + top, left : log_mel.shape[2] - bins + left]
+        rows = cut.unfold(2, frames, frames).unfold(3, bins, bins).flatten(4).flatten(1, 3)
+        score = score + energy_score(rows[1:], rows[0]).mean() / (frames * bins) ** 0.5
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
+    return score + kl_weight * kl, {"score": float(score.detach()), "kl": float(kl.detach()),
+                                    "l1": float((both[: len(log_mel)].detach() - log_mel).abs().mean())}
+
+
+def patchify(latent: torch.Tensor, patch: int) -> torch.Tensor:
+    """Tokens (B, N, D) of a latent: 1-D (B, C, T) in pieces of `patch` steps, or 2-D (B, C, H, W) in patch x patch squares.
+
+    1-D: N = T / patch, D = C patch. 2-D: N = (H / patch)(W / patch) row by row, D = C patch^2 (AudioLDM's
+    8 x 256 x 16 with 4 x 4 patches gives 256 tokens of 128).
+    """
+    sides = latent.shape[2:]
+    if len(sides) not in (1, 2) or any(n % patch for n in sides):
+        raise ValueError(f"latent must be (B, C, T) or (B, C, H, W) with sides divisible by {patch}, got {tuple(latent.shape)}")
+    if len(sides) == 1:
+        return latent.unflatten(2, (-1, patch)).permute(0, 2, 1, 3).flatten(2)
+    return latent.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpatchify(tokens: torch.Tensor, patch: int, height: int | None = None) -> torch.Tensor:
+    """Inverse of `patchify`: tokens (B, N, D) to (B, C, T), or to (B, C, height, W) if `height` is given."""
+    b, n, d = tokens.shape
+    if height is None:
+        return tokens.unflatten(2, (-1, patch)).permute(0, 2, 1, 3).flatten(2)
+    if d % patch**2 or height % patch or n % (height // patch):
+        raise ValueError(f"{n} tokens of {d} do not fill a latent of height {height} with patches of {patch}")
+    grid = tokens.view(b, height // patch, -1, d // patch**2, patch, patch)
+    return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
