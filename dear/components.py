@@ -3,29 +3,44 @@
 import dataclasses
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def write_json(path: Path, content) -> None:
-    """Write json beside `path`, then rename, so that a reader never meets half a file."""
+@contextmanager
+def beside(path: Path):
+    """Name of a draft to write, renamed to `path` at the end of the block, or removed if the block failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(beside, path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text beside `path`, then rename, so that a reader never meets half a file."""
+    with beside(path) as draft:
+        draft.write_text(content, encoding="utf-8")
+
+
+def write_json(path: Path, content) -> None:
+    """Write json as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write safetensors beside `path`, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata)
-    os.replace(beside, path)
+    with beside(path) as draft:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, metadata)
 
 
 def save(module: nn.Module, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -45,9 +60,11 @@ def load(network: type, config: type, folder: str | Path) -> nn.Module:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: wanted a folder with config.json and model.safetensors")
     try:
-        module = network(config(**json.loads((folder / "config.json").read_text())))
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        told = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}  # json knows no tuples
+        module = network(config(**told))
         module.load_state_dict({k: v.float() if v.is_floating_point() else v
                                 for k, v in load_file(folder / "model.safetensors").items()})
-    except (TypeError, RuntimeError, json.JSONDecodeError) as error:
+    except (TypeError, AttributeError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{folder} does not hold a {network.__name__}: {error}") from error
     return module.eval()

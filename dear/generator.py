@@ -24,8 +24,8 @@ class Generator(nn.Module):
         return self.backbone(tokens, masked, self.text(ids, words), words, drop, return_layers=True)[1]
 
 
-def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, words: Tensor, generator: torch.Generator, *,
-                  teacher: Generator | None = None, distillation_weight: float = 1000.0,
+def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, words: Tensor,
+                  generator: torch.Generator, *, teacher: Generator | None = None, distillation_weight: float = 1000.0,
                   layers: str | tuple[int, ...] = "last", text_drop: float = 0.1) -> tuple[Tensor, dict]:
     """Objective on the masked tokens, plus `distillation_weight` x hidden-state loss if there is a teacher.
 

@@ -47,7 +47,8 @@ class Oracle(nn.Module):
     def features(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Features (B, 64) of log-mels (B, 256, 64): mean and maximum over each quarter of the clip, projected."""
         if log_mel.ndim != 3 or log_mel.shape[1:] != (self.config.frames, self.config.mels):
-            raise ValueError(f"log_mel must be (B, {self.config.frames}, {self.config.mels}), got {tuple(log_mel.shape)}")
+            shape = tuple(log_mel.shape)
+            raise ValueError(f"log_mel must be (B, {self.config.frames}, {self.config.mels}), got {shape}")
         x = (log_mel.transpose(1, 2) + 5.3) / 1.7  # mean and standard deviation of SoundWorld's log-mels
         x = self.blocks(self.down(F.silu(self.stem(x))))
         quarters = x.unflatten(2, (4, -1))
@@ -60,7 +61,7 @@ class Oracle(nn.Module):
 
     @torch.no_grad()
     def read(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """Labels (B, 7) as `Clip.labels` has them: relation, then kind, pitch, loudness of both slots, -1 where empty."""
+        """Labels (B, 7) as `Clip.labels` has them: relation, then kind, pitch, loudness of both slots; -1 if empty."""
         labels = torch.stack([logits.argmax(1) for logits in self(log_mel)[0]], 1)
         labels[labels[:, 0] == 0, 4:] = -1
         return labels
@@ -74,7 +75,7 @@ def blur(log_mel: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
 
 
 def splice(log_mel: torch.Tensor, twin: torch.Tensor, share: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Replace a random `share` (B,) of the 8-frame pieces of log-mels (B, T, 64) by those of a twin."""
+    """Replace 8-frame pieces of log-mels (B, T, 64) by those of a twin, each with probability `share` (B,)."""
     batch, frames, _ = log_mel.shape
     pick = torch.rand(batch, frames // 8, generator=generator, device=log_mel.device) < share[:, None]
     return torch.where(pick.repeat_interleave(8, 1)[:, :, None], twin, log_mel)
@@ -90,10 +91,11 @@ def oracle_loss(oracle: Oracle, log_mel, twin, labels, qualities, generator) -> 
     amount, share = draw[2] * spoiled * blurred, 0.5 * draw[3] * spoiled * ~blurred
     x = blur(splice(log_mel, twin, share, generator), amount)
     logits, found, damage = oracle(x)
-    classes = sum(F.cross_entropy(z, labels[:, i], ignore_index=-1) for i, z in enumerate(logits))
+    told = (labels >= 0).any(0).tolist()  # the mean over no label at all would be NaN
+    classes = sum(F.cross_entropy(z, labels[:, i], ignore_index=-1) for i, z in enumerate(logits) if told[i])
     known = (~qualities.flatten(1).isnan()) & (share == 0)[:, None]
     hidden = ((found - qualities.flatten(1).nan_to_num()) ** 2 * known).sum() / known.sum().clamp(min=1)
     spoil = F.mse_loss(damage, torch.stack([amount, 2 * share], 1))
     right = (logits[1].argmax(1) == labels[:, 1]).float().mean()
-    return classes + 5 * hidden + 10 * spoil, {"classes": float(classes), "qualities": float(hidden),
-                                              "damage": float(spoil), "kind": float(right)}
+    figures = {"classes": classes, "qualities": hidden, "damage": spoil, "kind": right}
+    return classes + 5 * hidden + 10 * spoil, {name: float(value.detach()) for name, value in figures.items()}

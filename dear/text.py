@@ -49,7 +49,10 @@ class TextEncoder(nn.Module):
         Unknown words are left out with a warning that names them and the nearest known words. An empty caption, or
         one without a known word, is a ValueError, as is one of more than `length` known words.
         """
-        rows = [self._row(caption) for caption in captions]
+        if isinstance(captions, str) or not captions or not all(isinstance(c, str) for c in captions):
+            raise ValueError(f"captions must be a non-empty list of sentences, got {captions!r}")
+        known = {caption: self._row(caption) for caption in dict.fromkeys(captions)}  # each warns once
+        rows = [known[caption] for caption in captions]
         length = max(map(len, rows))
         ids, mask = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.bool)
         for i, row in enumerate(rows):
@@ -57,9 +60,7 @@ class TextEncoder(nn.Module):
         return ids, mask
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Vectors (B, L, E) and mask (B, L) of captions, on the encoder's device; see `tokenize` for what it refuses."""
-        if isinstance(captions, str) or not captions:
-            raise ValueError(f"captions must be a non-empty list of sentences, got {captions!r}")
+        """Vectors (B, L, E) and mask (B, L) of captions on the encoder's device; see `tokenize` for what it refuses."""
         ids, mask = (x.to(self.positions.device) for x in self.tokenize(captions))
         return self(ids, mask), mask
 
@@ -74,7 +75,8 @@ class TextEncoder(nn.Module):
             raise ValueError(f"the prompt {caption!r} has no word that this model knows: {', '.join(hints)}; "
                              f"it knows {', '.join(self.config.vocabulary)}")
         if unknown:
-            warnings.warn(f"left out of {caption!r}, because this model never saw them: {', '.join(hints)}", stacklevel=4)
+            told = ", ".join(hints)
+            warnings.warn(f"left out of {caption!r}, because this model never saw them: {told}", stacklevel=4)
         if len(known) > self.config.length:
             raise ValueError(f"the prompt has {len(known)} words, this model takes {self.config.length}: {caption!r}")
         return [self.index[word] for word in known]

@@ -39,7 +39,8 @@ class VAE(nn.Module):
         self.encoder = nn.Sequential(*(ConvBlock(w) for _ in range(config.encoder_blocks)))
         self.to_latent = nn.Conv1d(w, 2 * config.channels, 1)
         self.from_latent = nn.Conv1d(config.channels + config.noise, w, 1)
-        self.decoder = nn.Sequential(*(ConvBlock(w) for _ in range(config.decoder_blocks)), nn.GroupNorm(1, w), nn.SiLU())
+        blocks = (ConvBlock(w) for _ in range(config.decoder_blocks))
+        self.decoder = nn.Sequential(*blocks, nn.GroupNorm(1, w), nn.SiLU())
         self.head = nn.Conv1d(w, config.mels * config.patch, 1)
         self.register_buffer("latent_mean", torch.zeros(config.channels))
         self.register_buffer("latent_std", torch.ones(config.channels))
@@ -48,7 +49,8 @@ class VAE(nn.Module):
         """Mean and log-variance (B, channels, T / patch) of log-mels (B, T, mels)."""
         c = self.config
         if log_mel.ndim != 3 or log_mel.shape[2] != c.mels or log_mel.shape[1] % c.patch:
-            raise ValueError(f"log_mel must be (B, T, {c.mels}) with T a multiple of {c.patch}, got {tuple(log_mel.shape)}")
+            shape = tuple(log_mel.shape)
+            raise ValueError(f"log_mel must be (B, T, {c.mels}) with T a multiple of {c.patch}, got {shape}")
         x = self.stem((log_mel.transpose(1, 2) + 5.3) / 1.7)  # centre and scale of SoundWorld's log-mels
         mean, log_variance = self.to_latent(self.encoder(x)).chunk(2, 1)
         return mean, log_variance.clamp(-12, 4)
@@ -61,8 +63,12 @@ class VAE(nn.Module):
         x = x.view(b, self.config.mels, self.config.patch, t).permute(0, 3, 2, 1).flatten(1, 2)
         return x * 1.7 - 5.3
 
-    def encode(self, log_mel: torch.Tensor, generator: torch.Generator | None = None, *, sample: bool = True) -> torch.Tensor:
-        """Tokens (B, N, D) of log-mels, drawn from the posterior (or its mean), each channel scaled to unit variance."""
+    def encode(self, log_mel: torch.Tensor, generator: torch.Generator | None = None, *,
+               sample: bool = True) -> torch.Tensor:
+        """Tokens (B, N, D) of log-mels (B, T, mels), drawn from the posterior, or its mean if not `sample`.
+
+        N = T / (patch steps_per_token), D = channels steps_per_token; each channel is scaled to unit variance.
+        """
         mean, log_variance = self.posterior(log_mel)
         if sample:
             mean = mean + torch.exp(0.5 * log_variance) * torch.randn(
@@ -71,7 +77,10 @@ class VAE(nn.Module):
         return patchify(scaled, self.config.steps_per_token)
 
     def decode(self, tokens: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Log-mel (B, T, mels) drawn given tokens (B, N, D)."""
+        """Log-mel (B, T, mels) drawn given tokens (B, N, D), D = channels steps_per_token; see `encode`."""
+        width = self.config.channels * self.config.steps_per_token
+        if tokens.ndim != 3 or tokens.shape[2] != width:
+            raise ValueError(f"tokens must be (B, N, {width}), got {tuple(tokens.shape)}")
         latent = unpatchify(tokens, self.config.steps_per_token)
         return self.draw(latent * self.latent_std[:, None] + self.latent_mean[:, None], generator)
 
@@ -85,10 +94,14 @@ class VAE(nn.Module):
 
 def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_weight: float = 1e-3,
              patches: tuple[tuple[int, int], ...] = ((2, 4), (8, 8))) -> tuple[torch.Tensor, dict[str, float]]:
-    """Energy score of log-mel patches with two draws, plus `kl_weight` x KL to the standard normal, (B, T, mels) -> scalar.
+    """Energy score of log-mel patches with two draws, plus `kl_weight` x KL to the standard normal.
 
     Patches of (frames, bins) are laid on a grid whose corner moves at random; each is one sample of the score, divided
-    by the root of its size so that all sizes count alike.
+    by the root of its size so that all sizes count alike. The KL is summed over channels, its mean taken over clips
+    and steps.
+
+    log_mel: (B, T, mels), at least two patches long and wide.  generator: on its device.
+    Returns the loss (scalar) and its parts "score" and "kl", with "l1", the mean error of one draw.
     """
     mean, log_variance = vae.posterior(log_mel)
     latent = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=generator, device=mean.device)
@@ -106,14 +119,15 @@ def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_wei
 
 
 def patchify(latent: torch.Tensor, patch: int) -> torch.Tensor:
-    """Tokens (B, N, D) of a latent: 1-D (B, C, T) in pieces of `patch` steps, or 2-D (B, C, H, W) in patch x patch squares.
+    """Tokens (B, N, D) of a latent: 1-D (B, C, T) in pieces of `patch` steps, or 2-D (B, C, H, W) in squares.
 
     1-D: N = T / patch, D = C patch. 2-D: N = (H / patch)(W / patch) row by row, D = C patch^2 (AudioLDM's
     8 x 256 x 16 with 4 x 4 patches gives 256 tokens of 128).
     """
     sides = latent.shape[2:]
     if len(sides) not in (1, 2) or any(n % patch for n in sides):
-        raise ValueError(f"latent must be (B, C, T) or (B, C, H, W) with sides divisible by {patch}, got {tuple(latent.shape)}")
+        shape = tuple(latent.shape)
+        raise ValueError(f"latent must be (B, C, T) or (B, C, H, W) with sides divisible by {patch}, got {shape}")
     if len(sides) == 1:
         return latent.unflatten(2, (-1, patch)).permute(0, 2, 1, 3).flatten(2)
     return latent.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
@@ -123,8 +137,10 @@ def unpatchify(tokens: torch.Tensor, patch: int, height: int | None = None) -> t
     """Inverse of `patchify`: tokens (B, N, D) to (B, C, T), or to (B, C, height, W) if `height` is given."""
     b, n, d = tokens.shape
     if height is None:
+        if d % patch:
+            raise ValueError(f"tokens of {d} numbers do not hold whole pieces of {patch} steps")
         return tokens.unflatten(2, (-1, patch)).permute(0, 2, 1, 3).flatten(2)
     if d % patch**2 or height % patch or n % (height // patch):
         raise ValueError(f"{n} tokens of {d} do not fill a latent of height {height} with patches of {patch}")
-    grid = tokens.view(b, height // patch, -1, d // patch**2, patch, patch)
+    grid = tokens.reshape(b, height // patch, -1, d // patch**2, patch, patch)
     return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import uuid
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,6 @@ def cache_folder() -> Path:
 
 
 def _render_block(start: int, split: str, size: int, seed: int, twins: bool):
-    torch.set_num_threads(1)
     world = SoundWorld(split, size, seed)
     clips = [world.twin(i) if twins else world[i] for i in range(start, min(start + _BLOCK, size))]
     mels = log_mel(torch.from_numpy(np.stack([c.waveform for c in clips]))).numpy().astype(np.float16)
@@ -54,7 +54,11 @@ def rendered(split: str, size: int, seed: int = 0, *, twins: bool = False, folde
 
     The folder's name holds version, split, seed and size. It is written beside and renamed when complete, so an
     interrupted call leaves nothing that could be taken for a whole one. `twins` gives `SoundWorld.twin` of each item.
+    `folder` holds the splits, None is `cache_folder()`. A split or size that SoundWorld refuses is a ValueError.
     """
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}")
+    SoundWorld(split, size, seed)  # refuses what cannot be rendered before anything is written
     root = folder or cache_folder()
     home = root / f"soundworld-v{VERSION}-{split}{'-twins' if twins else ''}-seed{seed}-{size}"
     if not home.exists():
@@ -64,10 +68,10 @@ def rendered(split: str, size: int, seed: int = 0, *, twins: bool = False, folde
 
 
 def _render(home: Path, block, size: int, processes: int, progress: bool) -> None:
-    beside = home.with_name(f".{home.name}.{os.getpid()}")
+    beside = home.with_name(f".{home.name}.{uuid.uuid4().hex[:8]}")
     beside.mkdir(parents=True)
     try:
-        with ProcessPoolExecutor(processes) as pool:
+        with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             starts = range(0, size, _BLOCK)
             blocks = list(tqdm(pool.map(block, starts), f"rendering into {home}", len(starts), disable=not progress))
         mels, labels, qualities, texts = zip(*blocks, strict=True)

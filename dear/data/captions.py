@@ -82,7 +82,8 @@ def parse(text: str) -> tuple[str, list[dict[str, str | None]]]:
         for kind, phrases in _WORDS_OF.items():
             if {token} in phrases or (len(recent) == 2 and set(recent) in phrases):
                 events.append({**current, "kind": kind})
-                current = {"kind": None, "pitch": None, "loudness": None}
+                current, recent = {"kind": None, "pitch": None, "loudness": None}, []
+                break
     if not 1 <= len(events) <= 2:
         known = ", ".join(KINDS)
         raise ValueError(f"wanted one or two kinds of sound ({known}), found {len(events)} in {text!r}")

@@ -2,8 +2,8 @@
 
 A clip holds one event, two in a row ("A then B"), or two at once ("A while B"). What a caption can say (kind, pitch
 register, loudness, relation) is a label. What it cannot say (exact pitch, rate and phase of a rhythm, brightness,
-room) is drawn once a clip and shared over time, so that the parts of an event must agree. Noise, jitter and reverberation differ
-everywhere, so that a part stays uncertain even when all the others are known.
+room) is drawn once a clip and shared over time, so that the parts of an event must agree. Noise, jitter and
+reverberation differ everywhere, so that a part stays uncertain even when all the others are known.
 """
 
 from dataclasses import dataclass, replace

@@ -138,7 +138,8 @@ def knock(n, f, q, rng):
     """Dry hits, 3 to 6 a second, on a body with three resonances."""
     body = _ring(1600, (f, f * 1.62, f * 2.4), (0.022, 0.014, 0.009), (1, 0.3 + 0.5 * q.brightness, 0.4 * q.brightness))
     at = _beats(n, 3 + 3 * q.rate, q.phase, rng, 0.004)
-    click = rng.standard_normal((len(at), 1600)).astype(np.float32) * np.exp(-np.arange(1600, dtype=np.float32) / 60) * 0.25
+    decay = np.exp(-np.arange(1600, dtype=np.float32) / 60)
+    click = rng.standard_normal((len(at), 1600)).astype(np.float32) * decay * 0.25
     return _strike(n, at, (body + click) * np.exp(0.15 * rng.standard_normal((len(at), 1))).astype(np.float32))
 
 
