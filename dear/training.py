@@ -7,7 +7,6 @@ again takes, on one process and a CPU, exactly the steps that it would have take
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dear.components import write_tensors
+from dear.log import Log
 
 Figures = dict[str, float | Callable[[], float]]
 LossFunction = Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[torch.Tensor, Figures]]
@@ -43,6 +43,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "learning_rate", "clip", "checkpoint_every", "log_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1 or self.warmup < 0:
+            raise ValueError(f"ema must lie in [0, 1) and warmup be 0 or more, got {self.ema} and {self.warmup}")
 
 
 def batch_indices(step: int, batch_size: int, items: int, seed: int) -> torch.Tensor:
@@ -69,13 +71,16 @@ class Run:
 
     def __init__(self, module: nn.Module, config: TrainConfig, out: Path, accelerator):
         self.config, self.path, self.accelerator = config, out / "checkpoint.safetensors", accelerator
-        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(self.parameters.values(), config.learning_rate, config.betas,
-                                      weight_decay=config.weight_decay)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, config.learning_rate, config.betas, weight_decay=config.weight_decay)
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
         self.parameters = {n: p for n, p in accelerator.unwrap_model(self.module).named_parameters() if p.requires_grad}
         self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.step = 0
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the figures are written once `step` steps are done."""
+        return step % self.config.log_every == 0 or step == self.config.steps
 
     def average(self) -> None:
         """Move the average one step; its memory grows with the run, so that short runs forget their start."""
@@ -92,11 +97,10 @@ class Run:
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer_state()[parameter].items():
                 state[f"optimizer.{key}.{name}"] = value
-        write_tensors(self.path, {k: v.clone() for k, v in state.items()},
-                      {"step": str(self.step), "config": json.dumps(dataclasses.asdict(self.config))})
+        write_tensors(self.path, state, {"step": str(self.step), "config": json.dumps(dataclasses.asdict(self.config))})
 
     def load(self) -> None:
-        """Continue from the checkpoint if there is one; one of another configuration is an error."""
+        """Continue from the checkpoint if there is one; one of another configuration or model is a ValueError."""
         if not self.path.exists():
             return
         with safe_open(self.path, "pt") as file:
@@ -106,13 +110,19 @@ class Run:
                 other = ", ".join(f"{k} {told.get(k)} -> {mine[k]}" for k in mine if told.get(k) != mine[k])
                 raise ValueError(f"{self.path} is from a run with other settings ({other}); "
                                  "use the same settings to continue it, or another output folder")
+            there = set(file.keys())
+            shapes = {n: file.get_slice(n).get_shape() for n in there if n.startswith("model.")}
+            if shapes != {f"model.{n}": list(p.shape) for n, p in self.parameters.items()}:
+                raise ValueError(f"{self.path} holds another model, with other parameters; use another output folder")
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(file.get_tensor(f"model.{name}"))
                     self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
-                    self._optimizer_state()[parameter] = {
-                        key: file.get_tensor(f"optimizer.{key}.{name}").to(parameter.device if key != "step" else "cpu")
-                        for key in ("step", "exp_avg", "exp_avg_sq")}
+                    moments = {k: f"optimizer.{k}.{name}" for k in ("step", "exp_avg", "exp_avg_sq")}
+                    if moments["step"] in there:  # a parameter without a gradient has none
+                        self._optimizer_state()[parameter] = {
+                            k: file.get_tensor(n).to("cpu" if k == "step" else parameter.device)
+                            for k, n in moments.items()}
             self.step = int(file.metadata()["step"])
 
 
@@ -120,31 +130,39 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
           progress: bool = True, stop_after: int | None = None) -> nn.Module:
     """Train `module` in place and return it holding the moving average of its weights.
 
-    `loss(module, indices, generator)` gives the mean loss of the items `indices` and figures to log; a figure that costs
-    something to know is a function, called before the backward pass of the steps that are logged. The folder `out`
-    gets checkpoint.safetensors (every `checkpoint_every` steps, atomically) and metrics.jsonl; calling again with the same
-    `out` and `config` continues. `stop_after` ends early after that many steps of the plan (the schedule is kept).
+    `loss(module, indices, generator)` gives the mean loss of the items `indices` (of 0..items-1) and figures to log; a
+    figure that costs something to know is a function, called before the backward pass of the steps that are logged:
+    every `log_every` steps, and the last. The folder `out` gets checkpoint.safetensors (every `checkpoint_every` steps,
+    atomically) and metrics.jsonl; calling again with the same `out` and `config` continues. `stop_after` ends early
+    after that many steps of the plan (the schedule is kept).
+
+    Parameters that need no gradient, and buffers, are neither trained nor stored in the checkpoint. Raises ValueError
+    if `out` holds a run of other settings or another model, FloatingPointError if loss or gradient are not finite.
     """
     from accelerate import Accelerator
 
+    if items < 1:
+        raise ValueError(f"items must be at least 1, got {items}: there is nothing to train on")
     accelerator, out = Accelerator(), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(module, config, out, accelerator)
+    run = Run(module.train(), config, out, accelerator)
     run.load()
     log = Log(out / "metrics.jsonl", run.step, accelerator.is_main_process)
-    last = min(config.steps, stop_after or config.steps)
-    bar = tqdm(initial=run.step, total=last, desc=f"training {out.name}", disable=not (progress and accelerator.is_main_process))
+    last = config.steps if stop_after is None else min(config.steps, stop_after)
+    hidden = not (progress and accelerator.is_main_process)
+    bar = tqdm(initial=run.step, total=last, desc=f"training {out.name}", disable=hidden)
     while run.step < last:
         figures = step(run, loss, items)
         run.step += 1
         bar.update()
-        if run.step % config.log_every == 0 or run.step == last:
+        if run.is_logged(run.step):
             log.write(run.step, figures)
             bar.set_postfix_str(f"loss {figures['loss']:.3f}")
         if run.step % config.checkpoint_every == 0 or run.step == last:
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 run.save()
+    bar.close()
     with torch.no_grad():
         for name, parameter in run.parameters.items():
             parameter.copy_(run.ema[name])
@@ -152,7 +170,10 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
 
 
 def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
-    """One step: the loss of this process's share of the batch, its gradient, clipped, and the optimiser."""
+    """One step: the loss of this process's share of the batch, its gradient, clipped, and the optimiser.
+
+    Returns the figures of the step; nothing has moved if it raises FloatingPointError.
+    """
     config, accelerator = run.config, run.accelerator
     whole = batch_indices(run.step, config.batch_size * accelerator.num_processes, items, config.seed)
     mine = whole[accelerator.process_index :: accelerator.num_processes]
@@ -161,35 +182,15 @@ def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
     for group in run.optimizer.param_groups:
         group["lr"] = rate(run.step, config)
     value, figures = loss(run.module, mine, generator)
-    if not torch.isfinite(value):
-        raise FloatingPointError(f"the loss became {value.item()} at step {run.step}; lower learning_rate "
-                                 f"({config.learning_rate}) and start again from the last checkpoint {run.path}")
-    logged = (run.step + 1) % config.log_every == 0 or run.step + 1 == config.steps
+    logged = run.is_logged(run.step + 1)
     figures = {k: v() if callable(v) and logged else v for k, v in figures.items() if logged or not callable(v)}
     run.optimizer.zero_grad()
     accelerator.backward(value)
     norm = accelerator.clip_grad_norm_(run.parameters.values(), config.clip)
+    if not (torch.isfinite(value) and torch.isfinite(norm)):
+        raise FloatingPointError(f"step {run.step} has the loss {value.item()} and a gradient of norm {norm.item()}; "
+                                 f"lower learning_rate ({config.learning_rate}) and train in another folder than "
+                                 f"{run.path.parent}")
     run.optimizer.step()
     run.average()
     return {"loss": float(value.detach()), "gradient_norm": float(norm), **figures}
-
-
-class Log:
-    """metrics.jsonl: one line every few steps; lines past the step a run resumes from are dropped."""
-
-    def __init__(self, path: Path, step: int, active: bool):
-        self.path, self.active, self.started = path, active, time.monotonic()
-        if active and path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            beside = path.with_suffix(".tmp")
-            beside.write_text("".join(line + "\n" for line in kept))
-            beside.replace(path)
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Append one line."""
-        if self.active:
-            row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
-            row |= {k: float(f"{v:.6g}") for k, v in figures.items()}
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")

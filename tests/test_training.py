@@ -1,0 +1,265 @@
+"""The training loop: every step by itself, and a run that is killed again and again ends where the whole one ends."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dear.training import TrainConfig, batch_indices, rate, train
+
+CONFIG = TrainConfig(steps=40, batch_size=4, learning_rate=1e-2, warmup=5, checkpoint_every=3, log_every=4)
+INPUTS = torch.randn(10, 8, generator=torch.Generator().manual_seed(1))
+
+
+def network(seed: int = 0, width: int = 8) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(8, width), nn.SiLU(), nn.Linear(width, 8))
+
+
+def loss(module, indices, generator):
+    x = INPUTS[indices]
+    noise = torch.randn(x.shape, generator=generator)
+    value = (module(x + 0.1 * noise) - x.flip(1)).square().mean()
+    return value, {"noise": float(noise[0, 0]), "dear": lambda: float(value.detach()) + 1}
+
+
+def fit(out, config=CONFIG, module=None, function=loss, **options):
+    return train(module or network(), function, len(INPUTS), config, out, progress=False, **options)
+
+
+def rows(out) -> list[dict]:
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+def weights(module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folder and final weights of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, weights(fit(out))
+
+
+def test_batches_are_pieces_of_one_permutation_an_epoch():
+    # 4 x 5 = 2 x 10: five batches are two epochs, and the third lies across the border.
+    batches = [batch_indices(step, 4, 10, seed=3) for step in range(5)]
+    first, second = torch.cat(batches).split(10)
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(10))
+    assert first.tolist() != second.tolist() and first.tolist() != list(range(10))
+    assert batch_indices(2, 4, 10, seed=3).tolist() == batches[2].tolist()  # any step by itself
+    assert batch_indices(0, 10, 10, seed=4).tolist() != first.tolist()
+    # A batch larger than the data holds every item equally often.
+    assert batch_indices(0, 30, 10, seed=0).bincount().tolist() == [3] * 10
+
+
+def test_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
+    config = TrainConfig(steps=110, learning_rate=2.0, warmup=10)
+    assert [rate(s, config) for s in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
+    assert rate(10, config) == pytest.approx(2.0) and rate(110, config) == pytest.approx(0.02)  # 1 % of the peak
+    assert rate(60, config) == pytest.approx(2.0 * (0.01 + 0.99 / 2))  # half way down
+    assert rate(35, config) == pytest.approx(2.0 * (0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2))
+    assert rate(0, replace(config, warmup=0)) == pytest.approx(2.0)
+
+
+def reference(config: TrainConfig):
+    """The loop again in plain torch: weights, their average and the gradient norms of every step."""
+    module, norms = network(), []
+    optimizer = torch.optim.AdamW(module.parameters(), config.learning_rate, config.betas,
+                                  weight_decay=config.weight_decay)
+    average = weights(module)
+    for step in range(config.steps):
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        optimizer.param_groups[0]["lr"] = rate(step, config)
+        value, _ = loss(module, batch_indices(step, config.batch_size, len(INPUTS), config.seed), generator)
+        optimizer.zero_grad()
+        value.backward()
+        norm = torch.cat([p.grad.flatten() for p in module.parameters()]).norm().item()
+        norms.append(norm)
+        for p in module.parameters():
+            p.grad *= min(1.0, config.clip / norm)
+        optimizer.step()
+        decay = min(config.ema, (1 + step) / (10 + step))
+        average = [decay * a + (1 - decay) * p.detach() for a, p in zip(average, module.parameters(), strict=True)]
+    return weights(module), average, norms
+
+
+@pytest.mark.parametrize("clip", [100.0, 0.05])
+def test_the_loop_is_adamw_with_clipping_and_a_moving_average(tmp_path, clip):
+    config = replace(CONFIG, steps=12, clip=clip, log_every=1, ema=0.5)
+    last, average, norms = reference(config)
+    assert min(norms) > 0.05  # so that the second case does clip
+    module = fit(tmp_path, config)
+    for got, wanted in zip(weights(module), average, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    stored = load_file(tmp_path / "checkpoint.safetensors")
+    names = [name for name, _ in module.named_parameters()]
+    for name, wanted in zip(names, last, strict=True):
+        torch.testing.assert_close(stored[f"model.{name}"], wanted, rtol=1e-4, atol=1e-5)
+    assert not module.training
+    assert [row["gradient_norm"] for row in rows(tmp_path)] == pytest.approx(norms, rel=1e-3)
+
+
+def test_training_lowers_the_loss_and_logs_what_it_was_told(whole):
+    logged = rows(whole[0])
+    assert [row["step"] for row in logged] == list(range(4, 41, 4))
+    assert logged[-1]["loss"] < 0.7 * logged[0]["loss"]
+    for row in logged:  # a figure that is a function is called on the steps that are logged
+        assert row["dear"] == pytest.approx(row["loss"] + 1, rel=1e-4)
+
+
+def test_a_costly_figure_is_computed_on_logged_steps_only(tmp_path):
+    calls = []
+
+    def costly(module, indices, generator):
+        return module(INPUTS[indices]).square().mean(), {"costly": lambda: calls.append(1) or 1.0}
+
+    fit(tmp_path, replace(CONFIG, steps=10), function=costly)
+    assert len(calls) == 3 and [row["step"] for row in rows(tmp_path)] == [4, 8, 10]  # and the last
+
+
+def test_stopping_and_going_on_equals_the_whole(whole, tmp_path):
+    fit(tmp_path, stop_after=7)
+    assert same(weights(fit(tmp_path, module=network(seed=9))), whole[1])
+    assert rows(tmp_path) == rows(whole[0])
+    # Again with nothing left to do: the finished model comes back.
+    assert same(weights(fit(tmp_path, module=network(seed=9))), whole[1])
+
+
+def child(out, progress):
+    def counted(module, indices, generator):
+        progress.value += 1
+        return loss(module, indices, generator)
+
+    torch.set_num_threads(1)
+    fit(out, function=counted, module=network(width=2048))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, to start a process in milliseconds")
+def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
+    """SIGKILL at random moments: within a step, a checkpoint (34 k numbers x 4) or a line of the log."""
+    expected = weights(fit(tmp_path / "whole", module=network(width=2048)))
+    context, kills = multiprocessing.get_context("fork"), 0
+    seed = time.time_ns()
+    chance = random.Random(seed)
+    for _ in range(40):
+        progress = context.Value("i", 0, lock=False)
+        process = context.Process(target=child, args=(tmp_path / "killed", progress))
+        process.start()
+        steps, wait = chance.randint(1, 12), chance.uniform(0, 0.01)
+        while process.is_alive() and progress.value < steps:
+            time.sleep(0.0005)
+        time.sleep(wait)
+        if kills < 8 and process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0 and kills >= 3, f"seed {seed}"
+    # The finished run gives back its model without a further step.
+    found = weights(fit(tmp_path / "killed", module=network(seed=5, width=2048)))
+    assert same(found, expected), f"seed {seed}"
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole"), f"seed {seed}"
+    first, second = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("killed", "whole"))
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), f"seed {seed}"
+
+
+def test_a_checkpoint_is_never_half_written(tmp_path, monkeypatch):
+    fit(tmp_path, stop_after=3)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def half(tensors, path, metadata):
+        path.write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dear.components.save_file", half)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, stop_after=6)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "metrics.jsonl"]
+
+
+def test_the_log_drops_a_torn_line_and_what_lies_past_the_checkpoint(whole, tmp_path):
+    fit(tmp_path, stop_after=6)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "loss": 0.5}\n{"step": 12, "lo')
+    fit(tmp_path)
+    assert rows(tmp_path) == rows(whole[0])
+
+
+def test_nothing_is_pickled(whole):
+    assert sorted(p.name for p in whole[0].iterdir()) == ["checkpoint.safetensors", "metrics.jsonl"]
+    keys = load_file(whole[0] / "checkpoint.safetensors").keys()
+    assert {key.split(".")[0] for key in keys} == {"model", "ema", "optimizer"}
+
+
+def test_other_settings_or_another_model_are_refused(tmp_path):
+    fit(tmp_path, stop_after=3)
+    with pytest.raises(ValueError, match=r"learning_rate 0.01 -> 0.02.*another output folder"):
+        fit(tmp_path, replace(CONFIG, learning_rate=0.02))
+    with pytest.raises(ValueError, match="holds another model"):
+        fit(tmp_path, module=network(width=9))
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_it_spoils_the_weights(tmp_path, broken):
+    module = network()
+    start = weights(module)
+
+    def bad(module, indices, generator):
+        value = module(INPUTS[indices]).square().mean()
+        return (value * math.nan if broken == "loss" else (value - value.detach()).sqrt()), {}  # d sqrt(0) is infinite
+
+    with pytest.raises(FloatingPointError, match=r"step 0 .*lower learning_rate \(0.01\)"):
+        fit(tmp_path, module=module, function=bad)
+    assert same(weights(module), start) and not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_frozen_and_unused_parameters_come_through_a_resume(tmp_path):
+    def partly():
+        module = network()
+        module.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        module.unused = nn.Parameter(torch.ones(3))
+        module.forward = lambda x: module[2](module[1](module[0](x)))
+        return module
+
+    expected = weights(fit(tmp_path / "a", module=partly()))
+    fit(tmp_path / "b", module=partly(), stop_after=10)
+    found = fit(tmp_path / "b", module=partly())
+    assert same(weights(found), expected)
+    assert found.frozen.tolist() == [1, 1] and found.unused.tolist() == [1, 1, 1]
+    assert "model.frozen" not in load_file(tmp_path / "b" / "checkpoint.safetensors")
+
+
+def test_progress_is_shown_when_wanted(tmp_path, capsys):
+    train(network(), loss, len(INPUTS), replace(CONFIG, steps=4), tmp_path / "bird")
+    assert "training bird" in capsys.readouterr().err
+    fit(tmp_path / "quiet", replace(CONFIG, steps=4))
+    assert capsys.readouterr().err == ""
+
+
+def test_bad_settings():
+    for name in ("steps", "batch_size", "learning_rate", "clip", "checkpoint_every", "log_every"):
+        with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
+            TrainConfig(**{name: 0})
+    for wrong in ({"ema": 1.0}, {"ema": -0.1}, {"warmup": -1}):
+        with pytest.raises(ValueError, match="ema must lie"):
+            TrainConfig(**wrong)
+    with pytest.raises(ValueError, match="items must be at least 1, got 0"):
+        train(network(), loss, 0, CONFIG, "nowhere")
