@@ -64,6 +64,7 @@ def execute(path: Path) -> float:
         notebook,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # the kernel's own notes do not belong on the line of progress
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},

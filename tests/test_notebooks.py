@@ -191,9 +191,12 @@ CANARIES = {
 }
 
 
-def nbval(folder: Path, cells: dict) -> tuple[int, set[str]]:
-    """Exit status of `make nbval` over a notebook of these cells, and the names of the cells that failed."""
-    nbformat.write(made(*cells.values()), folder / "canary.ipynb")
+@pytest.fixture(scope="module")
+def nbval(tmp_path_factory) -> tuple[int, dict[str, bool]]:
+    """Exit status of `make nbval` over a right and a wrong notebook, and for each of their cells whether it passed."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    for name, cells in {"right": RIGHT, "canary": CANARIES}.items():
+        nbformat.write(made(*cells.values()), folder / f"{name}.ipynb")
     # Neither an outer make, nor an outer pytest with its workers, is to be seen by the inner ones.
     outer = ("PYTEST_", "MAKE", "MFLAGS")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
@@ -203,16 +206,23 @@ def nbval(folder: Path, cells: dict) -> tuple[int, set[str]]:
     command = ["make", "--old-file=.venv/.setup", f"PY={sys.executable}", "nbval", f"NOTEBOOKS={folder}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert report.exists(), done.stdout + done.stderr
-    numbers = {f"Cell {number}": name for number, name in enumerate(cells)}
-    cases = ElementTree.parse(report).iter("testcase")
-    return done.returncode, {numbers[case.get("name")] for case in cases if case.find("failure") is not None}
+    cells = {("right", f"Cell {number}"): name for number, name in enumerate(RIGHT)}
+    cells |= {("canary", f"Cell {number}"): name for number, name in enumerate(CANARIES)}
+    return done.returncode, {
+        cells[case.get("classname").split(".")[0], case.get("name")]: len(case) == 0
+        for case in ElementTree.parse(report).iter("testcase")
+    }
 
 
-def test_nbval_passes_what_is_right(tmp_path):
-    assert nbval(tmp_path, RIGHT) == (0, set())
+@pytest.mark.parametrize("cell", RIGHT)
+def test_nbval_passes_what_is_right(nbval, cell):
+    assert nbval[1][cell]
 
 
-def test_nbval_fails_every_canary(tmp_path):
-    status, failed = nbval(tmp_path, CANARIES)
-    assert status != 0
-    assert failed == set(CANARIES)
+@pytest.mark.parametrize("cell", CANARIES)
+def test_nbval_fails_each_canary(nbval, cell):
+    assert not nbval[1][cell]
+
+
+def test_one_wrong_cell_fails_the_command(nbval):
+    assert nbval[0] != 0
