@@ -50,6 +50,17 @@ def test_energy_head_starts_with_samples_that_differ(main):
     assert 0.3 < first.std() < 3  # about the spread of tokens
 
 
+@pytest.mark.parametrize("main", ["noise", "hidden"])
+def test_what_is_main_reaches_the_output_without_the_modulation(main):
+    head = build(main=main)
+    for holder in (*head.blocks, head):
+        torch.nn.init.zeros_(holder.modulation[-1].weight)
+    x, cond = torch.randn(5, 6, generator=gen()), torch.randn(5, 10, generator=gen(1))
+    out = head(x, cond)
+    assert torch.equal(head(x + 1, cond), out) == (main == "hidden")
+    assert torch.equal(head(x, cond + 1), out) == (main == "noise")
+
+
 def test_fresh_energy_heads_repulsion_has_a_gradient():
     head, x, cond = build(), torch.zeros(50, 6), torch.zeros(50, 10)
     one, two = (Energy(samples=m).loss(head, x, cond, gen()).mean() for m in (1, 2))
