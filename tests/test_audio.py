@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 
 import numpy as np
 import pytest
@@ -117,6 +118,15 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]
 
 
+def test_the_new_file_appears_whole(tmp_path):
+    # Written in place, the old bytes would change under whoever has them open; replaced, a hard link keeps them.
+    write(tmp_path / "a.wav", sine(440))
+    before = (tmp_path / "a.wav").read_bytes()
+    os.link(tmp_path / "a.wav", tmp_path / "old.wav")
+    write(tmp_path / "a.wav", sine(880))
+    assert (tmp_path / "old.wav").read_bytes() == before != (tmp_path / "a.wav").read_bytes()
+
+
 @pytest.mark.parametrize(
     "name, waveform, message",
     [
@@ -147,6 +157,8 @@ def test_read_averages_channels_and_resamples(tmp_path, suffix, subtype):
 def broken_files(folder):
     soundfile.write(folder / "whole.flac", noise(16_000).numpy(), 16_000)
     (folder / "half.flac").write_bytes((folder / "whole.flac").read_bytes()[:9000])
+    soundfile.write(folder / "whole.mp3", noise(16_000).numpy(), 16_000)
+    (folder / "half.mp3").write_bytes((folder / "whole.mp3").read_bytes()[:2448])
     (folder / "text.wav").write_text("not audio")
     (folder / "text.mp3").write_text("not audio" * 100)
     (folder / "zero.wav").touch()
@@ -159,6 +171,7 @@ def broken_files(folder):
     [
         ("gone.wav", "no such audio file"),
         ("half.flac", r"cannot be decoded \(flac decoder lost sync\)"),
+        ("half.mp3", r"cut short, \d+ of 16000 samples"),
         ("text.wav", r"cannot be decoded \(Format not recognised\)"),
         ("text.mp3", r"cannot be decoded \(Format not recognised\)"),
         ("zero.wav", "0 bytes"),

@@ -176,6 +176,13 @@ def test_crop_of_exactly_the_length_and_of_a_last_odd_sample():
     assert crop(x, 1600, 1, rng)[0][-1] == 1.0
 
 
+def test_crops_start_a_tenth_of_a_second_apart():
+    # 1.1 s of a constant in windows of 1 s: the first starts at 0.05 s, and no other start is 0.1 s away from that.
+    rng = np.random.default_rng(0)
+    assert len(crop(torch.ones(17_600), 16_000, 8, rng)) == 1
+    assert len(crop(torch.ones(19_200), 16_000, 8, rng)) in (2, 3)  # starts 0 to 0.2 s, the first at 0.1 s
+
+
 def test_split(defects):
     train, test = AudioFolder(defects, duration_s=0.5, crops_per_clip=2).split("fold", 2)
     # long.wav and stereo.flac give two crops each to train with; held-out recordings count once.
