@@ -1,5 +1,6 @@
 """Does a clip hold what its caption says? Agreement by the oracle, and Frechet distance in its features."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,10 +8,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dear import components
 from dear.data import captions as grammar
+from dear.data.cache import rendered
 from dear.data.soundworld import KINDS, LOUDNESSES, PITCHES, RELATIONS, combination, combinations
 from dear.metrics.frechet import frechet_distance
-from dear.oracle import Oracle
+from dear.oracle import Oracle, OracleConfig
+from dear.pipeline import TextToAudio
 
 ATTRIBUTES = ("relation", "kind", "pitch", "loudness")
 _VALUES = {"kind": KINDS, "pitch": PITCHES, "loudness": LOUDNESSES}
@@ -92,3 +96,31 @@ def generate(pipe, captions: Sequence[str], seed: int = 0, batch: int = 50, prog
         tokens = pipe.tokens(captions[start : start + batch], generator, **settings)
         found.append(pipe.vae.decode(tokens, generator))
     return torch.cat(found)
+
+
+def report(models: Sequence[str], count: int = 500, split: str = "test", seed: int = 0, **settings) -> list[dict]:
+    """Score rendered clips (the floor), their VAE reconstructions and models on the same captions; print as it goes.
+
+    The Frechet distance is against 2000 other rendered clips of the split.
+    """
+    oracle = components.load(Oracle, OracleConfig, components.WEIGHTS / "oracle")
+    clips = rendered(split, count, seed)
+    reference = rendered(split, 2000, seed + 1)
+    reference, floor = reference.log_mels(range(len(reference))), clips.log_mels(range(count))
+    pipes = {name: TextToAudio.from_pretrained(name) for name in models}
+    vae = next(iter(pipes.values())).vae
+    rows, generator = [], torch.Generator().manual_seed(seed)
+    print(f"{count} captions of the {split} split; share of stated attributes heard; all / unseen combinations")
+    print(f"{'':36}{'relation':>16}{'kind':>16}{'pitch':>16}{'loudness':>16}{'Frechet':>9}")
+    with torch.no_grad():
+        rebuilt = torch.cat([vae.decode(vae.encode(x, generator), generator) for x in floor.split(50)])
+    for name, mels in (("rendered clips", floor), ("VAE reconstructions", rebuilt), *((name, None) for name in pipes)):
+        start = time.perf_counter()
+        if mels is None:
+            mels = generate(pipes[name], clips.captions, seed, **settings)
+        row = {"model": name, **score(mels, clips.captions, oracle, reference), "seconds": time.perf_counter() - start}
+        other = row.get("unseen", row["all"])
+        cells = "".join(f"{row['all'][a]:>9.3f} /{other[a]:>5.3f}" for a in ATTRIBUTES)
+        print(f"{name:36}{cells}{row['frechet']:>9.2f}", flush=True)
+        rows.append(row)
+    return rows

@@ -1,5 +1,6 @@
 """What `dear train` runs: oracle, VAE, teacher and student, each resumable, on SoundWorld or on recordings."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,9 +49,10 @@ class Workshop:
         return vae, prepare(vae, self.data, self.runs / "latents.safetensors", self.progress)
 
 
-def train_oracle(shop: Workshop, twins, config: TrainConfig = ORACLE) -> None:
-    """Train the oracle on SoundWorld's clips and their twins (`rendered(..., twins=True)`)."""
-    data = shop.data
+def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> None:
+    """Train the oracle on SoundWorld's split of its own, clips and twins."""
+    data, twins = (rendered("oracle", TRAIN_CLIPS, twins=t, processes=os.cpu_count() or 1, progress=shop.progress)
+                   for t in (False, True))
     labels, qualities = torch.from_numpy(data.labels), torch.from_numpy(data.qualities)
 
     def loss(oracle, indices, generator):
@@ -58,7 +60,7 @@ def train_oracle(shop: Workshop, twins, config: TrainConfig = ORACLE) -> None:
                            generator)
 
     torch.manual_seed(config.seed)
-    oracle = shop.train(Oracle(OracleConfig()), loss, len(twins), config, "oracle")
+    oracle = shop.train(Oracle(OracleConfig()), loss, len(data), config, "oracle")
     components.save(oracle, shop.out / "oracle", torch.float16)
 
 
@@ -130,11 +132,16 @@ def _save(shop: Workshop, model: Generator, vae: VAE, settings: Settings, name: 
     pipe.save_pretrained(shop.out / name, torch.float16, shared={"text": "../text", "vae": "../vae"})
 
 
-def train_soundworld(out: Path, runs: Path, processes: int = 2, progress: bool = True) -> None:
+def soundworld_clips():
+    """The clips that everything shipped is trained on."""
+    return rendered("train", TRAIN_CLIPS, processes=os.cpu_count() or 1)
+
+
+def train_soundworld(out: Path, runs: Path, seed: int = 0) -> None:
     """Everything that is shipped, from nothing: data, oracle, VAE, teacher, student with and without distillation."""
-    shop = Workshop(rendered("train", TRAIN_CLIPS, processes=processes, progress=progress), runs, out, progress)
-    train_oracle(shop, rendered("train", TRAIN_CLIPS, twins=True, processes=processes, progress=progress))
-    train_vae(shop)
-    train_teacher(shop)
-    train_student(shop)
-    train_student(shop, "student_without_distillation", distillation_weight=0.0)
+    shop = Workshop(soundworld_clips(), runs, out)
+    train_oracle(shop, replace(ORACLE, seed=seed))
+    train_vae(shop, replace(VAE_RUN, seed=seed))
+    train_teacher(shop, replace(TEACHER, seed=seed))
+    train_student(shop, config=replace(STUDENT, seed=seed))
+    train_student(shop, "student_without_distillation", replace(STUDENT, seed=seed), distillation_weight=0.0)

@@ -20,7 +20,7 @@ KINDS = tuple(captions.KINDS)
 PITCHES = tuple(captions.PITCHES)
 LOUDNESSES = tuple(captions.LOUDNESSES)
 RELATIONS = tuple(captions.RELATIONS)
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "oracle")
 HELD_OUT = 44
 _PEAK = {"quiet": (0.055, 0.075), "loud": (0.34, 0.44)}
 _REGISTER = {"low": 150.0, "middle": 500.0, "high": 1700.0}
@@ -99,8 +99,9 @@ def combinations() -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
 class SoundWorld:
     """Clips of one split; item i depends on (version, seed, split, i) alone, so any item can be made by itself.
 
-    `split` is "train", "validation" or "test". Training and validation hold the seen combinations only; of the test
-    split every second item (odd i) is an unseen combination.
+    `split` is "train", "validation", "test" or "oracle". Training and validation hold the seen combinations only; of
+    the test split every second item (odd i) is an unseen combination. The oracle is a measuring instrument, not a
+    contestant: it learns from a split of its own, which holds all combinations.
     """
 
     def __init__(self, split: str, size: int, seed: int = 0):
@@ -110,6 +111,7 @@ class SoundWorld:
             raise ValueError(f"size must be at least 1, got {size}")
         self.split, self.size, self.seed = split, size, seed
         self._seen, self._unseen = combinations()
+        self._pool = self._seen + self._unseen if split == "oracle" else self._seen
 
     def __len__(self) -> int:
         return self.size
@@ -125,7 +127,7 @@ class SoundWorld:
             relation, kinds = "single", [KINDS[rng.integers(len(KINDS))]]
         else:
             wanted = RELATIONS[rng.integers(1, 3)]
-            pool = [pair for pair in self._seen if pair[0] == wanted]
+            pool = [pair for pair in self._pool if pair[0] == wanted]
             relation, *kinds = pool[rng.integers(len(pool))]
         return relation, draw_events(relation, kinds, rng), rng
 
