@@ -172,6 +172,12 @@ def test_without_noise_and_with_a_given_order_a_clip_does_not_depend_on_its_batc
         torch.testing.assert_close(alone[0], together[row])
 
 
+def test_every_token_has_noise_of_its_own(world):
+    # A head that returns its noise: two tokens that share it would be equal.
+    tokens = draw(world, head=lambda noise, cond: noise, num_inference_steps=5)
+    assert tokens.flatten().unique().numel() == tokens.numel()
+
+
 def test_noise_has_the_objectives_dimension_and_no_graph_is_kept(world):
     shapes = []
     head = AdaLNHead(HeadConfig(D, 5, C, width=8, depth=1)).double()
