@@ -67,13 +67,20 @@ def rendered(split: str, size: int, seed: int = 0, *, twins: bool = False, folde
                          np.load(home / "qualities.npy"), json.loads((home / "captions.json").read_text()))
 
 
+def _map(block, starts, processes: int):
+    if processes == 1:
+        yield from map(block, starts)
+        return
+    with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(block, starts)
+
+
 def _render(home: Path, block, size: int, processes: int, progress: bool) -> None:
     beside = home.with_name(f".{home.name}.{uuid.uuid4().hex[:8]}")
     beside.mkdir(parents=True)
     try:
-        with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            starts = range(0, size, _BLOCK)
-            blocks = list(tqdm(pool.map(block, starts), f"rendering into {home}", len(starts), disable=not progress))
+        starts = range(0, size, _BLOCK)
+        blocks = tqdm(_map(block, starts, processes), f"rendering into {home}", len(starts), disable=not progress)
         mels, labels, qualities, texts = zip(*blocks, strict=True)
         np.save(beside / "mels.npy", np.concatenate(mels))
         np.save(beside / "labels.npy", np.concatenate(labels))
