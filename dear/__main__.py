@@ -5,23 +5,40 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="One-step text-to-audio: AudioDEAR at classroom size.", no_args_is_help=True,
-                  pretty_exceptions_show_locals=False)
+app = typer.Typer(
+    help="One-step text-to-audio: AudioDEAR at classroom size.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
 data = typer.Typer(help="Look at data and write it.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
-Model = Annotated[str, typer.Option(help="A shipped model (soundworld, soundworld-teacher, "
-                                         "soundworld-without-distillation), a folder, or a hub name.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A shipped model (soundworld, soundworld-teacher, "
+        "soundworld-without-distillation), a folder, or a hub name."
+    ),
+]
 
 
 @app.command()
 def generate(
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to hear, for example "
-                                                 "'a low bell then a high bird'. Several prompts make several clips.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The wav file to write; with several clips, a folder.")] = Path("out.wav"),
+    prompts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PROMPT...",
+            help="What to hear, for example 'a low bell then a high bird'. Several prompts make several clips.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The wav file to write; with several clips, a folder.")
+    ] = Path("out.wav"),
     model: Model = "soundworld",
     seed: Annotated[int, typer.Option(help="The same seed gives the same sound on the same machine.")] = 0,
-    iterations: Annotated[int | None, typer.Option(help="Iterations of parallel decoding; more is slower and better.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Iterations of parallel decoding; more is slower and better.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1 is no guidance.")] = None,
     count: Annotated[int, typer.Option(help="Clips a prompt.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Also draw the log-mels into this PNG.")] = None,
@@ -33,7 +50,9 @@ def generate(
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the wav files and the picture.")] = Path("demo")):
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the wav files and the picture.")] = Path("demo"),
+):
     """Six sentences to sound: the one-step student beside its 100-step teacher."""
     from dear.demo import run
 
@@ -43,14 +62,22 @@ def demo(out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the w
 @app.command()
 def train(
     part: Annotated[str, typer.Argument(help="oracle, vae, teacher, student, or all of them in this order.")],
-    source: Annotated[str, typer.Option("--data", help="soundworld (synthetic, made on the spot) or a folder of recordings "
-                                                       "with a captions.csv.")] = "soundworld",
+    source: Annotated[
+        str,
+        typer.Option(
+            "--data", help="soundworld (synthetic, made on the spot) or a folder of recordings with a captions.csv."
+        ),
+    ] = "soundworld",
     out: Annotated[Path, typer.Option(help="Folder for the finished models.")] = Path("models"),
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.jsonl.")] = Path("runs"),
     steps: Annotated[int | None, typer.Option(help="Length of the training; the default is the part's own.")] = None,
-    held_out: Annotated[str | None, typer.Option(help="Leave out the recordings whose column `fold` says this.")] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Leave out the recordings whose column `fold` says this.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Student: name of the finished model.")] = "student",
-    distillation: Annotated[float, typer.Option(help="Student: weight lambda of the distillation; 0 is none.")] = 1000.0,
+    distillation: Annotated[
+        float, typer.Option(help="Student: weight lambda of the distillation; 0 is none.")
+    ] = 1000.0,
     layers: Annotated[str, typer.Option(help="Student: hidden states to distil, last or all.")] = "last",
     from_scratch: Annotated[bool, typer.Option(help="Student: do not start from the teacher's backbone.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -58,13 +85,27 @@ def train(
     """Train a part. Stop it at any moment (ctrl-C); the same command continues it."""
     from dear.commands import train as run
 
-    _tell(run, part, source, out, runs, steps, held_out, seed, name=name, distillation_weight=distillation,
-          layers=layers, from_scratch=from_scratch)
+    _tell(
+        run,
+        part,
+        source,
+        out,
+        runs,
+        steps,
+        held_out,
+        seed,
+        name=name,
+        distillation_weight=distillation,
+        layers=layers,
+        from_scratch=from_scratch,
+    )
 
 
 @app.command()
 def evaluate(
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models; none: the three that are shipped.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models; none: the three that are shipped.")
+    ] = None,
     captions: Annotated[int, typer.Option(help="Number of test captions.")] = 500,
     iterations: Annotated[int | None, typer.Option(help="Iterations of parallel decoding.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,

@@ -30,20 +30,26 @@ def run(out: Path, seed: int = 0) -> None:
     for name, pipe in pipes.items():
         calls = f"{pipe.settings.num_inference_steps} iterations, {pipe.settings.sampling_steps} head call(s) a token"
         print(f"{name}: drawing {len(PROMPTS)} clips ({calls}) ...", flush=True)
-        pipe(PROMPTS[0], generator=torch.Generator().manual_seed(0), sampling_steps=1)  # so that no timing pays for a first call
+        pipe(
+            PROMPTS[0], generator=torch.Generator().manual_seed(0), sampling_steps=1
+        )  # so that no timing pays for a first call
         start = time.perf_counter()
         pipe.tokens(PROMPTS, torch.Generator().manual_seed(seed))
         seconds[name] = (time.perf_counter() - start) / len(PROMPTS)
         made = pipe(PROMPTS, generator=torch.Generator().manual_seed(seed))
         heard = audio.log_mel(made.audios)
         mels[name], titles[name] = heard, []
-        for i, (prompt, wave, labels) in enumerate(zip(PROMPTS, made.audios, oracle.read(heard).tolist(), strict=True), 1):
+        for i, (prompt, wave, labels) in enumerate(
+            zip(PROMPTS, made.audios, oracle.read(heard).tolist(), strict=True), 1
+        ):
             audio.write(out / f"{i}_{name}.wav", wave)
             found = verdict(labels, prompt)
             titles[name].append(("right: " if found.agrees else "WRONG: ") + prompt.replace(" then ", "\nthen "))
             print(f"  {i}_{name}.wav  {prompt!r}: {found}", flush=True)
     plots.save(plots.log_mel_grid(list(mels.values()), list(titles.values()), list(mels)), out / "demo.png")
     print(f"wrote {2 * len(PROMPTS)} wav files and demo.png into {out}")
-    print(f"text to tokens, seconds a clip, batch of {len(PROMPTS)}, CPU with {torch.get_num_threads()} thread(s): "
-          f"student {seconds['student']:.3f}, teacher {seconds['teacher']:.3f}, "
-          f"ratio {seconds['teacher'] / seconds['student']:.1f}")
+    print(
+        f"text to tokens, seconds a clip, batch of {len(PROMPTS)}, CPU with {torch.get_num_threads()} thread(s): "
+        f"student {seconds['student']:.3f}, teacher {seconds['teacher']:.3f}, "
+        f"ratio {seconds['teacher'] / seconds['student']:.1f}"
+    )

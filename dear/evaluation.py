@@ -57,8 +57,10 @@ def _event(classes) -> dict[str, str]:
 
 def _compare(events, heard) -> dict[str, list[bool]]:
     heard = [*heard, {}, {}]
-    return {name: [got.get(name) == event[name] for event, got in zip(events, heard, strict=False) if event[name]]
-            for name in _VALUES}
+    return {
+        name: [got.get(name) == event[name] for event, got in zip(events, heard, strict=False) if event[name]]
+        for name in _VALUES
+    }
 
 
 def is_unseen(caption: str) -> bool:
@@ -81,14 +83,16 @@ def agreement(labels, captions: Sequence[str]) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def score(log_mels: torch.Tensor, captions: Sequence[str], oracle: Oracle, reference: torch.Tensor) -> dict:
-    """Agreement and Frechet distance of log-mels (n, T, 64) made for captions, against reference log-mels (m, T, 64)."""
+    """Agreement and Frechet distance of log-mels (n, T, 64) made for captions, against reference (m, T, 64)."""
     features = [torch.cat([oracle.features(x) for x in mels.split(128)]) for mels in (log_mels, reference)]
     labels = torch.cat([oracle.read(x) for x in log_mels.split(128)])
     return {**agreement(labels, captions), "frechet": frechet_distance(*features), "clips": len(captions)}
 
 
 @torch.no_grad()
-def generate(pipe, captions: Sequence[str], seed: int = 0, batch: int = 50, progress: bool = True, **settings) -> torch.Tensor:
+def generate(
+    pipe, captions: Sequence[str], seed: int = 0, batch: int = 50, progress: bool = True, **settings
+) -> torch.Tensor:
     """Log-mels (n, T, 64) of a model for captions; batch k of the list draws from a generator of its own."""
     found = []
     for start in tqdm(range(0, len(captions), batch), "generating", disable=not progress):

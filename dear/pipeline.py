@@ -62,8 +62,15 @@ class AudioOutput:
 class TextToAudio:
     """A text encoder, a backbone, a head, a VAE and a vocoder, called as one."""
 
-    def __init__(self, text: nn.Module, backbone: nn.Module, head: nn.Module, vae: nn.Module, settings: Settings,
-                 vocoder: Callable[..., Tensor] = griffin_lim):
+    def __init__(
+        self,
+        text: nn.Module,
+        backbone: nn.Module,
+        head: nn.Module,
+        vae: nn.Module,
+        settings: Settings,
+        vocoder: Callable[..., Tensor] = griffin_lim,
+    ):
         if settings.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {settings.objective!r}")
         self.text, self.backbone, self.head, self.vae = text, backbone, head, vae
@@ -83,10 +90,14 @@ class TextToAudio:
             settings = Settings(**settings)
         except TypeError as error:
             raise ValueError(f"{folder / 'model.json'} is not a model of this version: {error}") from error
-        return cls(**{part: components.load(*_PARTS[part], folder / path) for part, path in paths.items()}, settings=settings)
+        return cls(
+            **{part: components.load(*_PARTS[part], folder / path) for part, path in paths.items()}, settings=settings
+        )
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, shared: dict[str, str] | None = None) -> None:
-        """Save all parts and settings as safetensors and json; model.json comes last, so that a half-saved folder is none.
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, shared: dict[str, str] | None = None
+    ) -> None:
+        """Save all parts and settings; model.json comes last, so that a half-saved folder is no model.
 
         `dtype` is that of the stored weights. `shared` names parts that already lie elsewhere, as paths relative to
         `folder` (for example {"vae": "../vae"}), which are then referred to, not copied.
@@ -113,9 +124,16 @@ class TextToAudio:
         return decode(self.backbone, self.head, self.objective, vectors, mask, generator=generator, **chosen)
 
     @torch.no_grad()
-    def __call__(self, prompt: str | Sequence[str], *, num_inference_steps: int | None = None,
-                 guidance_scale: float | None = None, generator: torch.Generator | None = None,
-                 num_waveforms_per_prompt: int = 1, sampling_steps: int | None = None) -> AudioOutput:
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        num_waveforms_per_prompt: int = 1,
+        sampling_steps: int | None = None,
+    ) -> AudioOutput:
         """Draw waveforms for one prompt or a list of them; prompts vary slowest in the batch.
 
         num_inference_steps: iterations of parallel decoding, 1 to the number of tokens. guidance_scale: 1 is none.
@@ -131,8 +149,13 @@ class TextToAudio:
             generator = torch.Generator(next(self.backbone.parameters()).device)
             generator.seed()
         prompts = [p for p in prompts for _ in range(num_waveforms_per_prompt)]
-        tokens = self.tokens(prompts, generator, num_inference_steps=num_inference_steps,
-                             guidance_scale=guidance_scale, sampling_steps=sampling_steps)
+        tokens = self.tokens(
+            prompts,
+            generator,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            sampling_steps=sampling_steps,
+        )
         log_mels = self.vae.decode(tokens, generator)
         audios = self.vocoder(log_mels, generator).clamp(-1, 1)
         return AudioOutput(audios, SAMPLE_RATE, log_mels)
@@ -149,12 +172,16 @@ def _find(name: str | Path) -> Path:
             raise FileNotFoundError(f"the folder {name} has no model.json; wanted one that save_pretrained wrote")
         return Path(name)
     if str(name).count("/") != 1:
-        raise FileNotFoundError(f"no model {str(name)!r}: it is neither one of {', '.join(SHIPPED)}, "
-                                "nor a folder, nor a hub name (owner/name)")
+        raise FileNotFoundError(
+            f"no model {str(name)!r}: it is neither one of {', '.join(SHIPPED)}, "
+            "nor a folder, nor a hub name (owner/name)"
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:
-        raise FileNotFoundError(f"no folder {name} here, and the hub did not give a model of that name "
-                                f"({type(error).__name__}); download it elsewhere and pass its folder") from error
+        raise FileNotFoundError(
+            f"no folder {name} here, and the hub did not give a model of that name "
+            f"({type(error).__name__}); download it elsewhere and pass its folder"
+        ) from error

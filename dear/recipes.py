@@ -22,7 +22,7 @@ from dear.vae import VAE, VAEConfig, vae_loss
 
 TRAIN_CLIPS = 16_000
 ORACLE = TrainConfig(steps=2500, batch_size=64, learning_rate=2e-3, weight_decay=0.05)
-VAE_RUN = TrainConfig(steps=4500, batch_size=16, learning_rate=2e-3, ema=0.998)
+VAE_RUN = TrainConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema=0.998)
 TEACHER = TrainConfig(steps=4000, batch_size=32, learning_rate=1.5e-3)
 STUDENT = TrainConfig(steps=2000, batch_size=32, learning_rate=1e-3)
 
@@ -51,13 +51,16 @@ class Workshop:
 
 def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> None:
     """Train the oracle on SoundWorld's split of its own, clips and twins."""
-    data, twins = (rendered("oracle", TRAIN_CLIPS, twins=t, processes=os.cpu_count() or 1, progress=shop.progress)
-                   for t in (False, True))
+    data, twins = (
+        rendered("oracle", TRAIN_CLIPS, twins=t, processes=os.cpu_count() or 1, progress=shop.progress)
+        for t in (False, True)
+    )
     labels, qualities = torch.from_numpy(data.labels), torch.from_numpy(data.qualities)
 
     def loss(oracle, indices, generator):
-        return oracle_loss(oracle, data.log_mels(indices), twins.log_mels(indices), labels[indices], qualities[indices],
-                           generator)
+        return oracle_loss(
+            oracle, data.log_mels(indices), twins.log_mels(indices), labels[indices], qualities[indices], generator
+        )
 
     torch.manual_seed(config.seed)
     oracle = shop.train(Oracle(OracleConfig()), loss, len(data), config, "oracle")
@@ -80,15 +83,27 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> None:
     """Train text encoder, backbone and diffusion head together."""
     vae, latents = shop.latents()
     torch.manual_seed(config.seed)
-    model = Generator(TextConfig(vocabulary_of(latents.captions)), BackboneConfig(), HeadConfig(times=1))
+    tokens, width = latents.mean.shape[1:]
+    model = Generator(
+        TextConfig(vocabulary_of(latents.captions)),
+        BackboneConfig(tokens=tokens, token_dim=width),
+        HeadConfig(token_dim=width, times=1),
+    )
     model = _fit(shop, model, Diffusion(), latents, config, "teacher")
     settings = Settings("diffusion", "prediction", guidance_scale=3.0, sampling_steps=100)
     components.save(model.text, shop.out / "text", torch.float16)
     _save(shop, model, vae, settings, "teacher")
 
 
-def train_student(shop: Workshop, name: str = "student", config: TrainConfig = STUDENT, *, distillation_weight: float = 1000.0,
-                  layers: str = "last", from_scratch: bool = False) -> None:
+def train_student(
+    shop: Workshop,
+    name: str = "student",
+    config: TrainConfig = STUDENT,
+    *,
+    distillation_weight: float = 1000.0,
+    layers: str = "last",
+    from_scratch: bool = False,
+) -> None:
     """Train backbone and energy head; the text encoder is the teacher's, frozen, so that h can be compared.
 
     The backbone starts as the teacher's or from scratch. Weight 0 trains without distillation: same start, same data,
@@ -103,8 +118,17 @@ def train_student(shop: Workshop, name: str = "student", config: TrainConfig = S
     if from_scratch:
         model.backbone = type(model.backbone)(master.backbone.config)
     model.text.requires_grad_(False)
-    model = _fit(shop, model, Energy(), latents, config, name, teacher=teacher.eval().requires_grad_(False),
-                 distillation_weight=distillation_weight, layers=layers)
+    model = _fit(
+        shop,
+        model,
+        Energy(),
+        latents,
+        config,
+        name,
+        teacher=teacher.eval().requires_grad_(False),
+        distillation_weight=distillation_weight,
+        layers=layers,
+    )
     _save(shop, model, vae, Settings(), name)
 
 
@@ -121,8 +145,15 @@ def _fit(shop: Workshop, model: Generator, objective, latents: Latents, config: 
 
     def loss(module, indices, generator):
         length = int(words[indices].sum(1).max())
-        return training_loss(module, objective, latents.draw(indices, generator), ids[indices, :length],
-                             words[indices, :length], generator, **distillation)
+        return training_loss(
+            module,
+            objective,
+            latents.draw(indices, generator),
+            ids[indices, :length],
+            words[indices, :length],
+            generator,
+            **distillation,
+        )
 
     return shop.train(model, loss, len(latents), config, name)
 

@@ -51,7 +51,8 @@ class TextEncoder(nn.Module):
         """
         if isinstance(captions, str) or not captions or not all(isinstance(c, str) for c in captions):
             raise ValueError(f"captions must be a non-empty list of sentences, got {captions!r}")
-        known = {caption: self._row(caption) for caption in dict.fromkeys(captions)}  # each warns once
+        unique = dict.fromkeys(captions)  # so that each warns once
+        known = dict(zip(unique, map(self._row, unique), strict=True))
         rows = [known[caption] for caption in captions]
         length = max(map(len, rows))
         ids, mask = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.bool)

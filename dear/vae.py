@@ -21,7 +21,7 @@ class VAEConfig:
     mels: int = 64
     frames: int = 256
     patch: int = 4
-    channels: int = 32
+    channels: int = 16
     noise: int = 32
     width: int = 160
     encoder_blocks: int = 2
@@ -92,8 +92,8 @@ class VAE(nn.Module):
         self.latent_std.copy_((mean.var((0, 2)) + log_variance.exp().mean((0, 2))).sqrt())
 
 
-def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_weight: float = 1e-3,
-             patches: tuple[tuple[int, int], ...] = ((2, 4), (8, 8))) -> tuple[torch.Tensor, dict[str, float]]:
+def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_weight: float = 4e-3,
+             patches: tuple[tuple[int, int], ...] = ((8, 2), (4, 8))) -> tuple[torch.Tensor, dict[str, float]]:
     """Energy score of log-mel patches with two draws, plus `kl_weight` x KL to the standard normal.
 
     Patches of (frames, bins) are laid on a grid whose corner moves at random; each is one sample of the score, divided

@@ -3,7 +3,7 @@
 1. Texture: a log-mel blurred over a few frames and bins is clearly worse in Frechet distance.
 2. Coherence: the parts of an event agree in pitch and rhythm; pieces of a twin in their place are seen.
 3. Iterations: decoding in one pass is clearly worse than in 16, and the coherence of what comes out says why.
-4. Uncertainty: on the same hidden states a head that predicts the mean is at least 1.5 times worse than the energy head.
+4. Uncertainty: on the same hidden states a head that predicts the mean is at least 1.5 times worse than energy.
 """
 
 import copy
@@ -112,13 +112,17 @@ def train_heads(pipe: TextToAudio, tokens: Tensor, captions, steps: int = 1500, 
     torch.manual_seed(seed)
     head = AdaLNHead(replace(pipe.head.config, times=0))
     heads = {"energy": (Energy(), head), "mean": (Mean(), copy.deepcopy(head))}
-    optimizers = {name: torch.optim.AdamW(h.parameters(), weight_decay=0.02, betas=config.betas) for name, (_, h) in heads.items()}
+    optimizers = {
+        name: torch.optim.AdamW(h.parameters(), weight_decay=0.02, betas=config.betas) for name, (_, h) in heads.items()
+    }
     averages = {name: copy.deepcopy(h) for name, (_, h) in heads.items()}
     ids, words = pipe.text.tokenize(captions)
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = torch.randint(len(tokens), (config.batch_size,), generator=generator)
-        masked = random_mask(config.batch_size, tokens.shape[1], int(sample_mask_ratio(generator) * tokens.shape[1]), generator)
+        masked = random_mask(
+            config.batch_size, tokens.shape[1], int(sample_mask_ratio(generator) * tokens.shape[1]), generator
+        )
         drop = torch.rand(config.batch_size, generator=generator) < 0.1
         with torch.no_grad():
             h = pipe.backbone(tokens[pick], masked, pipe.text(ids[pick], words[pick]), words[pick], drop)[masked]
@@ -158,7 +162,9 @@ def run(models: Path, record: Path | None = None, clips: int = 300) -> dict:
     for share in (0.25, 0.5):
         spliced = splice(floor, twins, torch.full((clips,), share), generator)
         frechet[f"spliced {share}"] = tell(f"... with {share:.0%} of the pieces from a twin", distance(spliced))
-    found["texture kept by the VAE"] = {k: tell(f"texture kept by the VAE: {k}", v) for k, v in texture_kept(teacher.vae).items()}
+    found["texture kept by the VAE"] = {
+        k: tell(f"texture kept by the VAE: {k}", v) for k, v in texture_kept(teacher.vae).items()
+    }
     kinds = ("tone", *RHYTHMS)
     found["coherence"] = {"rendered": coherence({k: rendered_singles(k, 60) for k in kinds})}
     for model, pipe in (("student", student), ("teacher", teacher)):
@@ -172,12 +178,16 @@ def run(models: Path, record: Path | None = None, clips: int = 300) -> dict:
         print(f"coherence, {name:24}", "  ".join(f"{k} {v:.2f}" for k, v in row.items()))
     data = rendered("train", 16_000)
     with torch.no_grad():
-        tokens = torch.cat([teacher.vae.encode(data.log_mels(range(i, i + 200)), generator) for i in range(0, 8000, 200)])
+        tokens = torch.cat(
+            [teacher.vae.encode(data.log_mels(range(i, i + 200)), generator) for i in range(0, 8000, 200)]
+        )
     for name, head in train_heads(teacher, tokens, data.captions[:8000]).items():
         pipe = TextToAudio(teacher.text, teacher.backbone, head, teacher.vae, Settings())
         pipe.objective = Mean() if name == "mean" else Energy()
-        frechet[f"{name} head, frozen teacher"] = tell(f"... {name} head on the frozen teacher's hidden states",
-                                                       distance(generate(pipe, test.captions, progress=False)))
+        frechet[f"{name} head, frozen teacher"] = tell(
+            f"... {name} head on the frozen teacher's hidden states",
+            distance(generate(pipe, test.captions, progress=False)),
+        )
     if record:
         components.write_json(record, found)
     return found
