@@ -57,7 +57,8 @@ class Oracle(nn.Module):
     def forward(self, log_mel: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
         """Logits of the 7 attributes (B, classes), qualities (B, 6), damage (B, 2).
 
-        Damage is smoothness in [-1, 1] (above 0 blurred, below 0 grainy) and twice the share of spliced pieces, [0, 1]."""
+        Damage is smoothness in [-1, 1] (above 0 blurred, below 0 grainy) and twice the spliced share, in [0, 1].
+        """
         """
         features = F.silu(self.features(log_mel))
         return [head(features) for head in self.heads], self.qualities(features), self.damage(features)
