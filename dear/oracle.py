@@ -59,7 +59,6 @@ class Oracle(nn.Module):
 
         Damage is smoothness in [-1, 1] (above 0 blurred, below 0 grainy) and twice the spliced share, in [0, 1].
         """
-        """
         features = F.silu(self.features(log_mel))
         return [head(features) for head in self.heads], self.qualities(features), self.damage(features)
 
