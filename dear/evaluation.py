@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -45,7 +44,8 @@ def verdict(labels: Sequence[int], caption: str) -> Verdict:
     """
     relation, events = grammar.parse(caption)
     heard = [_event(labels[i : i + 3]) for i in (1, 4) if labels[i] >= 0]
-    orders = [heard, heard[::-1]] if relation == "while" else [heard]
+    slots = [*heard, {}][:2]  # an event that is missing was heard as nothing
+    orders = [slots, slots[::-1]] if relation == "while" else [slots]
     best = max((_compare(events, order) for order in orders), key=lambda found: sum(map(sum, found.values())))
     told = f" {RELATIONS[labels[0]]} ".join(f"{e['loudness']} {e['pitch']} {e['kind']}" for e in heard)
     return Verdict(told, {"relation": [RELATIONS[labels[0]] == relation], **best})
@@ -56,7 +56,6 @@ def _event(classes) -> dict[str, str]:
 
 
 def _compare(events, heard) -> dict[str, list[bool]]:
-    heard = [*heard, {}, {}]
     return {
         name: [got.get(name) == event[name] for event, got in zip(events, heard, strict=False) if event[name]]
         for name in _VALUES
@@ -70,15 +69,23 @@ def is_unseen(caption: str) -> bool:
 
 
 def agreement(labels, captions: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Share of stated attributes that the oracle heard, for "all", "seen" and "unseen" combinations."""
+    """Share of stated attributes that the oracle heard, for "all", "seen" and "unseen" combinations.
+
+    labels: (n, 7), as `Oracle.read` gives them.  "everything" is the share of clips in which all that is stated was
+    heard. A group without a clip is left out; an attribute that no caption of a group states is NaN.
+    """
     rows = [(is_unseen(c), verdict(row, c)) for row, c in zip(labels.tolist(), captions, strict=True)]
     groups = {"all": rows, "seen": [r for r in rows if not r[0]], "unseen": [r for r in rows if r[0]]}
     found = {}
     for name, group in groups.items():
         if group:
-            found[name] = {a: float(np.mean([ok for _, v in group for ok in v.right[a]])) for a in ATTRIBUTES}
-            found[name]["everything"] = float(np.mean([v.agrees for _, v in group]))
+            found[name] = {a: _share([ok for _, v in group for ok in v.right[a]]) for a in ATTRIBUTES}
+            found[name]["everything"] = _share([v.agrees for _, v in group])
     return found
+
+
+def _share(right: list[bool]) -> float:
+    return sum(right) / len(right) if right else float("nan")
 
 
 @torch.no_grad()

@@ -81,18 +81,17 @@ class TextToAudio:
     def from_pretrained(cls, name: str | Path) -> "TextToAudio":
         """Model by name: "soundworld" and its kin (shipped), a folder that `save_pretrained` wrote, or a hub name.
 
-        A shipped name or an existing folder never touches the network. Raises FileNotFoundError with what was tried.
+        A shipped name or an existing folder never touches the network. Raises FileNotFoundError with what was tried,
+        and ValueError if the files are not those of a model.
         """
-        folder = _find(name)
-        settings = json.loads((folder / "model.json").read_text())
-        paths = settings.pop("parts")
+        file = _find(name) / "model.json"
         try:
-            settings = Settings(**settings)
-        except TypeError as error:
-            raise ValueError(f"{folder / 'model.json'} is not a model of this version: {error}") from error
-        return cls(
-            **{part: components.load(*_PARTS[part], folder / path) for part, path in paths.items()}, settings=settings
-        )
+            settings = json.loads(file.read_text(encoding="utf-8"))
+            paths = {part: file.parent / settings["parts"][part] for part in _PARTS}
+            settings = Settings(**{k: v for k, v in settings.items() if k != "parts"})
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} is not a model of this version: {error}") from error
+        return cls(**{part: components.load(*_PARTS[part], path) for part, path in paths.items()}, settings=settings)
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, shared: dict[str, str] | None = None
@@ -140,11 +139,11 @@ class TextToAudio:
         sampling_steps: calls of the head a token (a diffusion teacher only). What is None is the model's own setting.
         A model of the same seed gives the same sound on the same machine; without a generator every call differs.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if num_waveforms_per_prompt < 1:
             raise ValueError(f"num_waveforms_per_prompt must be at least 1, got {num_waveforms_per_prompt}")
-        if not prompts:
-            raise ValueError("prompt is an empty list; give at least one sentence")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, Sequence) or not prompts:
+            raise ValueError(f"prompt must be a sentence or a non-empty list of sentences, got {prompt!r}")
         if generator is None:
             generator = torch.Generator(next(self.backbone.parameters()).device)
             generator.seed()
