@@ -22,7 +22,7 @@ from dear.vae import VAE, VAEConfig, vae_loss
 
 TRAIN_CLIPS = 16_000
 ORACLE = TrainConfig(steps=2500, batch_size=64, learning_rate=2e-3, weight_decay=0.05)
-VAE_RUN = TrainConfig(steps=4000, batch_size=16, learning_rate=2e-3, ema=0.998)
+VAE_RUN = TrainConfig(steps=3000, batch_size=16, learning_rate=2e-3, ema=0.998)
 TEACHER = TrainConfig(steps=4000, batch_size=32, learning_rate=1.5e-3)
 STUDENT = TrainConfig(steps=2000, batch_size=32, learning_rate=1e-3)
 
@@ -89,7 +89,7 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> None:
         BackboneConfig(tokens=tokens, token_dim=width),
         HeadConfig(token_dim=width, times=1),
     )
-    model = _fit(shop, model, Diffusion(), latents, config, "teacher")
+    model = _fit(shop, model, Diffusion(repeats=2), latents, config, "teacher")
     settings = Settings("diffusion", "prediction", guidance_scale=3.0, sampling_steps=100)
     components.save(model.text, shop.out / "text", torch.float16)
     _save(shop, model, vae, settings, "teacher")

@@ -1,8 +1,9 @@
 """The VAE: log-mel <-> latent, and patchify: latent <-> tokens.
 
-A decoder trained with squared or absolute error answers what the latent leaves open with a mean: texture turns smooth.
-This one draws: it receives noise beside the latent and is trained with the energy score (`dear.objectives.energy`) of
-small patches of log-mel, the same proper score that trains the student's head.
+A decoder trained with squared error answers what the latent leaves open with a mean: texture turns smooth. So this
+decoder has two parts. The first gives the mean, by squared error. The second draws what is left: it receives noise
+beside the latent and learns with the energy score (`dear.objectives.energy`) of small patches of log-mel, the same
+proper score that trains the student's head. Its gradient stops at the latent, which keeps to what must be decided.
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ class VAEConfig:
     mels: int = 64
     frames: int = 256
     patch: int = 4
-    channels: int = 16
+    channels: int = 24
     noise: int = 32
     width: int = 160
-    encoder_blocks: int = 2
-    decoder_blocks: int = 3
+    texture_width: int = 96
+    blocks: int = 2
     steps_per_token: int = 2
 
 
@@ -36,12 +37,10 @@ class VAE(nn.Module):
         super().__init__()
         self.config, w = config, config.width
         self.stem = nn.Conv1d(config.mels, w, config.patch, stride=config.patch)
-        self.encoder = nn.Sequential(*(ConvBlock(w) for _ in range(config.encoder_blocks)))
+        self.encoder = nn.Sequential(*(ConvBlock(w) for _ in range(config.blocks)))
         self.to_latent = nn.Conv1d(w, 2 * config.channels, 1)
-        self.from_latent = nn.Conv1d(config.channels + config.noise, w, 1)
-        blocks = (ConvBlock(w) for _ in range(config.decoder_blocks))
-        self.decoder = nn.Sequential(*blocks, nn.GroupNorm(1, w), nn.SiLU())
-        self.head = nn.Conv1d(w, config.mels * config.patch, 1)
+        self.mean = _decoder(config.channels, w, config)
+        self.texture = _decoder(config.channels + config.noise, config.texture_width, config)
         self.register_buffer("latent_mean", torch.zeros(config.channels))
         self.register_buffer("latent_std", torch.ones(config.channels))
 
@@ -55,13 +54,18 @@ class VAE(nn.Module):
         mean, log_variance = self.to_latent(self.encoder(x)).chunk(2, 1)
         return mean, log_variance.clamp(-12, 4)
 
-    def draw(self, latent: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Log-mel (B, T, mels) drawn given a raw latent (B, channels, T / patch)."""
+    def draw(self, latent: torch.Tensor, generator: torch.Generator | None, draws: int = 1):
+        """Mean (B, T, mels) and `draws` drawn log-mels (draws, B, T, mels) given a raw latent (B, channels, T / patch)."""
         b, _, t = latent.shape
-        noise = torch.randn(b, self.config.noise, t, generator=generator, device=latent.device, dtype=latent.dtype)
-        x = self.head(self.decoder(self.from_latent(torch.cat([latent, noise], 1))))
-        x = x.view(b, self.config.mels, self.config.patch, t).permute(0, 3, 2, 1).flatten(1, 2)
-        return x * 1.7 - 5.3
+        mean = self._fold(self.mean(latent)) * 1.7 - 5.3
+        noise = torch.randn(draws * b, self.config.noise, t, generator=generator, device=latent.device,
+                            dtype=latent.dtype)
+        texture = self._fold(self.texture(torch.cat([latent.detach().repeat(draws, 1, 1), noise], 1)))
+        return mean, mean.detach() + texture.unflatten(0, (draws, b))
+
+    def _fold(self, x: torch.Tensor) -> torch.Tensor:
+        c = self.config
+        return x.view(len(x), c.mels, c.patch, -1).permute(0, 3, 2, 1).flatten(1, 2)
 
     def encode(self, log_mel: torch.Tensor, generator: torch.Generator | None = None, *,
                sample: bool = True) -> torch.Tensor:
@@ -82,7 +86,7 @@ class VAE(nn.Module):
         if tokens.ndim != 3 or tokens.shape[2] != width:
             raise ValueError(f"tokens must be (B, N, {width}), got {tuple(tokens.shape)}")
         latent = unpatchify(tokens, self.config.steps_per_token)
-        return self.draw(latent * self.latent_std[:, None] + self.latent_mean[:, None], generator)
+        return self.draw(latent * self.latent_std[:, None] + self.latent_mean[:, None], generator)[1][0]
 
     @torch.no_grad()
     def fit_scale(self, log_mel: torch.Tensor) -> None:
@@ -92,30 +96,36 @@ class VAE(nn.Module):
         self.latent_std.copy_((mean.var((0, 2)) + log_variance.exp().mean((0, 2))).sqrt())
 
 
-def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_weight: float = 4e-3,
+def _decoder(inputs: int, width: int, config: VAEConfig) -> nn.Sequential:
+    blocks = (ConvBlock(width) for _ in range(config.blocks))
+    return nn.Sequential(nn.Conv1d(inputs, width, 1), *blocks, nn.GroupNorm(1, width), nn.SiLU(),
+                         nn.Conv1d(width, config.mels * config.patch, 1))
+
+
+def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_weight: float = 1.5e-3,
              patches: tuple[tuple[int, int], ...] = ((8, 2), (4, 8))) -> tuple[torch.Tensor, dict[str, float]]:
-    """Energy score of log-mel patches with two draws, plus `kl_weight` x KL to the standard normal.
+    """Squared error of the mean, energy score of two drawn log-mels, and `kl_weight` x KL to the standard normal.
 
     Patches of (frames, bins) are laid on a grid whose corner moves at random; each is one sample of the score, divided
     by the root of its size so that all sizes count alike. The KL is summed over channels, its mean taken over clips
     and steps.
 
     log_mel: (B, T, mels), at least two patches long and wide.  generator: on its device.
-    Returns the loss (scalar) and its parts "score" and "kl", with "l1", the mean error of one draw.
+    Returns the loss (scalar) and its parts "error", "score" and "kl".
     """
     mean, log_variance = vae.posterior(log_mel)
     latent = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=generator, device=mean.device)
-    both = vae.draw(torch.cat([latent, latent]), generator)
-    pair = torch.cat([log_mel, both]).unflatten(0, (3, -1))
-    score = 0
+    decoded, drawn = vae.draw(latent, generator, draws=2)
+    error = (decoded - log_mel).square().mean()
+    triple, score = torch.cat([log_mel[None], drawn]), 0
     for frames, bins in patches:
         top, left = (int(torch.randint(n, (), generator=generator, device=mean.device)) for n in (frames, bins))
-        cut = pair[:, :, top : log_mel.shape[1] - frames + top, left : log_mel.shape[2] - bins + left]
+        cut = triple[:, :, top : log_mel.shape[1] - frames + top, left : log_mel.shape[2] - bins + left]
         rows = cut.unfold(2, frames, frames).unfold(3, bins, bins).flatten(4).flatten(1, 3)
         score = score + energy_score(rows[1:], rows[0]).mean() / (frames * bins) ** 0.5
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
-    return score + kl_weight * kl, {"score": float(score.detach()), "kl": float(kl.detach()),
-                                    "l1": float((both[: len(log_mel)].detach() - log_mel).abs().mean())}
+    return error + score + kl_weight * kl, {"error": float(error.detach()), "score": float(score.detach()),
+                                            "kl": float(kl.detach())}
 
 
 def patchify(latent: torch.Tensor, patch: int) -> torch.Tensor:

@@ -1,0 +1,127 @@
+"""The command line: what it writes, what it says, and how it fails."""
+
+import json
+
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from dear import components
+from dear.__main__ import app
+from dear.backbone import BackboneConfig, MaskedTransformer
+from dear.data import captions
+from dear.head import AdaLNHead, HeadConfig
+from dear.pipeline import Settings, TextToAudio
+from dear.text import TextConfig, TextEncoder
+from dear.vae import VAE, VAEConfig
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny random student in a folder."""
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(channels=4, noise=2, width=16, texture_width=8))
+    text = TextEncoder(TextConfig(tuple(captions.vocabulary()), width=16, heads=2, layers=1))
+    backbone = MaskedTransformer(
+        BackboneConfig(token_dim=8, text_dim=16, width=16, heads=2, encoder_layers=1, decoder_layers=1)
+    )
+    head = AdaLNHead(HeadConfig(token_dim=8, cond_dim=16, width=16, depth=1))
+    folder = tmp_path_factory.mktemp("model")
+    TextToAudio(text.eval(), backbone.eval(), head.eval(), vae.eval(), Settings()).save_pretrained(folder)
+    return folder
+
+
+def run(*arguments):
+    """Run the command line; its output and its exit code."""
+    found = CliRunner().invoke(app, [str(a) for a in arguments])
+    return found.exit_code, found.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["generate"],
+        ["train"],
+        ["evaluate"],
+        ["demo"],
+        ["data"],
+        ["data", "write"],
+        ["data", "check"],
+        ["data", "measure-world"],
+    ],
+)
+def test_help(command):
+    code, said = run(*command, "--help")
+    assert code == 0 and "Usage" in said
+
+
+def test_generate_writes_one_clip(model, tmp_path):
+    out = tmp_path / "new" / "bell.wav"
+    code, said = run("generate", "a low bell", "-o", out, "--model", model, "--picture", tmp_path / "bell.png")
+    assert code == 0, said
+    wave, rate = soundfile.read(out)
+    assert (len(wave), rate) == (40_960, 16_000)  # 2.56 s
+    assert "bell.wav" in said and "RMS" in said and (tmp_path / "bell.png").stat().st_size > 1000
+
+
+def test_generate_writes_several_clips_into_a_folder(model, tmp_path):
+    code, said = run("generate", "a low bell", "a high bird", "--count", 2, "-o", tmp_path / "clips", "--model", model)
+    assert code == 0, said
+    assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == ["1.wav", "2.wav", "3.wav", "4.wav"]
+
+
+def test_generate_repeats_itself_by_seed(model, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run("generate", "a low bell", "-o", tmp_path / f"{name}.wav", "--model", model, "--seed", seed)[0] == 0
+    a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((" ",), "no words"),
+        (("xyzzy",), "no word that this model knows"),
+        (("a low bell", "--iterations", "99"), "1..32"),
+        (("a low bell", "--count", "0"), "num_waveforms_per_prompt"),
+        (("a low bell", "-o", "out.mp3"), ".wav or .flac"),
+    ],
+)
+def test_generate_says_what_is_wrong(model, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    code, said = run("generate", *arguments, "--model", model)
+    assert code == 1 and told in said and "Traceback" not in said
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_generate_without_a_model(tmp_path):
+    code, said = run("generate", "a bell", "--model", tmp_path / "nowhere", "-o", tmp_path / "out.wav")
+    assert code == 1 and "nowhere" in said
+
+
+def test_data_write_and_check_agree(tmp_path):
+    code, said = run("data", "write", tmp_path / "world", "--count", 3)
+    assert code == 0 and (tmp_path / "world" / "captions.csv").read_text().startswith("filename,caption")
+    (tmp_path / "world" / "audio" / "00001.wav").write_bytes(b"not a sound")
+    code, said = run("data", "check", tmp_path / "world")
+    assert code == 0 and "00001.wav" in said and "2 usable recordings, 1 problem" in said
+
+
+def test_train_refuses_an_unknown_part(tmp_path):
+    code, said = run("train", "decoder", "--out", tmp_path, "--runs", tmp_path)
+    assert code == 1 and "oracle, vae, teacher, student or all" in said
+
+
+def test_train_on_a_folder_of_recordings(tmp_path):
+    assert run("data", "write", tmp_path / "world", "--count", 6)[0] == 0
+    where = ("--data", tmp_path / "world", "--out", tmp_path / "models", "--runs", tmp_path / "runs", "--steps", 2)
+    code, said = run("train", "all", *where)
+    assert code == 0 and "oracle: skipped" in said
+    for name in ("vae", "teacher", "student"):
+        rows = [json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+        assert rows[-1]["step"] == 2
+    assert components.load(VAE, VAEConfig, tmp_path / "models" / "vae").config == VAEConfig()
+    code, said = run("generate", "a", "-o", tmp_path / "out.wav", "--model", tmp_path / "models" / "student")
+    assert code == 0, said
