@@ -61,7 +61,7 @@ def demo(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="oracle, vae, teacher, student, or all of them in this order.")],
+    part: Annotated[str, typer.Argument(help="oracle, vae, texture, teacher, student, or all of them in this order.")],
     source: Annotated[
         str,
         typer.Option(
@@ -137,6 +137,26 @@ def check_data(folder: Annotated[Path, typer.Argument(help="Folder of recordings
     from dear.commands import check_data as run
 
     _tell(run, folder)
+
+
+@data.command("report")
+def report_recordings(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of recordings whose captions.csv has the columns fold and label.")
+    ],
+    held_out: Annotated[str, typer.Option(help="The fold that `dear train` left out.")],
+    models: Annotated[Path, typer.Option(help="Folder of the models that `dear train` finished.")] = Path("models"),
+    runs: Annotated[
+        Path, typer.Option(help="Folder with metrics.jsonl of each training; the classifiers train here too.")
+    ] = Path("runs"),
+    label: Annotated[str, typer.Option(help="The column that names a recording's class.")] = "label",
+    steps: Annotated[int | None, typer.Option(help="Length of the classifiers' training.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
+):
+    """Measure models of recordings: Frechet distance to the held-out fold, and what a small classifier hears."""
+    from dear.commands import report_recordings as run
+
+    _tell(run, folder, models, runs, held_out, label, steps, record)
 
 
 @data.command("measure-world")

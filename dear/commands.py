@@ -2,6 +2,8 @@
 
 import csv
 import io
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +22,13 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
     if not several and out.suffix not in (".wav", ".flac"):
         raise ValueError(f"--out must end in .wav or .flac, got {out}")
     pipe = TextToAudio.from_pretrained(model)
-    made = pipe(prompts, num_inference_steps=iterations, guidance_scale=guidance, num_waveforms_per_prompt=count,
-                generator=torch.Generator().manual_seed(seed))
+    made = pipe(
+        prompts,
+        num_inference_steps=iterations,
+        guidance_scale=guidance,
+        num_waveforms_per_prompt=count,
+        generator=torch.Generator().manual_seed(seed),
+    )
     heard = audio.log_mel(made.audios)
     if several:
         out = out.with_suffix("")
@@ -48,7 +55,13 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
     """Train one part, or all in their order."""
     from dear import recipes
 
-    parts = {"oracle": recipes.ORACLE, "vae": recipes.VAE_RUN, "teacher": recipes.TEACHER, "student": recipes.STUDENT}
+    parts = {
+        "oracle": recipes.ORACLE,
+        "vae": recipes.VAE_RUN,
+        "texture": recipes.TEXTURE,
+        "teacher": recipes.TEACHER,
+        "student": recipes.STUDENT,
+    }
     if part not in (*parts, "all"):
         raise ValueError(f"the part to train must be one of {', '.join(parts)} or all, got {part!r}")
     if part == "all" and source == "soundworld" and steps is None:
@@ -65,7 +78,8 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
         elif name == "student":
             recipes.train_student(shop, student.pop("name"), config, **student)
         else:
-            {"vae": recipes.train_vae, "teacher": recipes.train_teacher}[name](shop, config)
+            run = {"vae": recipes.train_vae, "texture": recipes.train_texture, "teacher": recipes.train_teacher}[name]
+            run(shop, config)
         print(f"{name}: finished; model in {out}, checkpoint and metrics.jsonl in {runs}")
 
 
@@ -75,9 +89,9 @@ def _source(source: str, held_out):
     if source == "soundworld":
         return recipes.soundworld_clips()
     from dear.data.folder import AudioFolder
-    from dear.recordings import RecordedMels
+    from dear.recordings import CROPS, RecordedMels
 
-    folder = AudioFolder(source, crops_per_clip=4, progress=True)
+    folder = AudioFolder(source, crops_per_clip=CROPS, progress=True)
     for problem in folder.problems:
         print(f"note: {problem}")
     if held_out is not None:
@@ -121,3 +135,13 @@ def check_data(folder: Path) -> None:
     for problem in found.problems:
         print(problem)
     print(f"{len(found)} usable recordings, {len(found.problems)} problem(s)")
+
+
+def report_recordings(folder: Path, models: Path, runs: Path, held_out: str, label: str, steps, record) -> None:
+    """Say what models trained on recordings have learned; the record keeps the command beside the figures."""
+    from dear.recordings import report
+
+    found = report(folder, models, runs, held_out, label=label, **({"steps": steps} if steps else {}))
+    if record:
+        components.write_json(record, {"command": shlex.join(["dear", *sys.argv[1:]]), **found})
+        print(f"wrote {record}")

@@ -18,11 +18,12 @@ from dear.oracle import Oracle, OracleConfig, oracle_loss
 from dear.pipeline import Settings, TextToAudio
 from dear.text import TextConfig, vocabulary_of
 from dear.training import TrainConfig, train
-from dear.vae import VAE, VAEConfig, vae_loss
+from dear.vae import VAE, VAEConfig, texture_loss, vae_loss
 
 TRAIN_CLIPS = 16_000
 ORACLE = TrainConfig(steps=2500, batch_size=64, learning_rate=2e-3, weight_decay=0.05)
 VAE_RUN = TrainConfig(steps=3000, batch_size=16, learning_rate=2e-3, ema=0.998)
+TEXTURE = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998)
 TEACHER = TrainConfig(steps=4000, batch_size=32, learning_rate=1.5e-3)
 STUDENT = TrainConfig(steps=2000, batch_size=32, learning_rate=1e-3)
 
@@ -76,6 +77,18 @@ def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> None:
     torch.manual_seed(config.seed)
     vae = shop.train(VAE(VAEConfig()), loss, len(shop.data), config, "vae")
     vae.fit_scale(shop.data.log_mels(range(min(1024, len(shop.data)))))
+    components.save(vae, shop.out / "vae", torch.float16)
+
+
+def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> None:
+    """Train the part of the VAE's decoder that draws texture further; latents and all that was made with them stay."""
+    vae = components.load(VAE, VAEConfig, shop.out / "vae").requires_grad_(False)
+    vae.texture.requires_grad_(True)
+
+    def loss(vae, indices, generator):
+        return texture_loss(vae, shop.data.log_mels(indices), generator)
+
+    vae = shop.train(vae, loss, len(shop.data), config, "texture")
     components.save(vae, shop.out / "vae", torch.float16)
 
 
@@ -173,6 +186,7 @@ def train_soundworld(out: Path, runs: Path, seed: int = 0) -> None:
     shop = Workshop(soundworld_clips(), runs, out)
     train_oracle(shop, replace(ORACLE, seed=seed))
     train_vae(shop, replace(VAE_RUN, seed=seed))
+    train_texture(shop, replace(TEXTURE, seed=seed))
     train_teacher(shop, replace(TEACHER, seed=seed))
     train_student(shop, config=replace(STUDENT, seed=seed))
     train_student(shop, "student_without_distillation", replace(STUDENT, seed=seed), distillation_weight=0.0)

@@ -55,7 +55,7 @@ class VAE(nn.Module):
         return mean, log_variance.clamp(-12, 4)
 
     def draw(self, latent: torch.Tensor, generator: torch.Generator | None, draws: int = 1):
-        """Mean (B, T, mels) and `draws` drawn log-mels (draws, B, T, mels) given a raw latent (B, channels, T / patch)."""
+        """Mean (B, T, mels) and drawn log-mels (draws, B, T, mels) given a raw latent (B, channels, T / patch)."""
         b, _, t = latent.shape
         mean = self._fold(self.mean(latent)) * 1.7 - 5.3
         noise = torch.randn(draws * b, self.config.noise, t, generator=generator, device=latent.device,
@@ -102,30 +102,47 @@ def _decoder(inputs: int, width: int, config: VAEConfig) -> nn.Sequential:
                          nn.Conv1d(width, config.mels * config.patch, 1))
 
 
-def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator, kl_weight: float = 1.5e-3,
-             patches: tuple[tuple[int, int], ...] = ((8, 2), (4, 8))) -> tuple[torch.Tensor, dict[str, float]]:
+def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator,
+             kl_weight: float = 1.5e-3) -> tuple[torch.Tensor, dict[str, float]]:
     """Squared error of the mean, energy score of two drawn log-mels, and `kl_weight` x KL to the standard normal.
 
-    Patches of (frames, bins) are laid on a grid whose corner moves at random; each is one sample of the score, divided
-    by the root of its size so that all sizes count alike. The KL is summed over channels, its mean taken over clips
-    and steps.
+    The KL is summed over channels, its mean taken over clips and steps.
 
-    log_mel: (B, T, mels), at least two patches long and wide.  generator: on its device.
+    log_mel: (B, T, mels), at least 16 x 16.  generator: on its device.
     Returns the loss (scalar) and its parts "error", "score" and "kl".
     """
     mean, log_variance = vae.posterior(log_mel)
     latent = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=generator, device=mean.device)
     decoded, drawn = vae.draw(latent, generator, draws=2)
-    error = (decoded - log_mel).square().mean()
-    triple, score = torch.cat([log_mel[None], drawn]), 0
+    error, score = (decoded - log_mel).square().mean(), patch_score(drawn, log_mel, generator)
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
+    figures = {"error": error, "score": score, "kl": kl}
+    return error + score + kl_weight * kl, {name: float(value.detach()) for name, value in figures.items()}
+
+
+def texture_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    """The energy score of `vae_loss` alone, for training `vae.texture` further while the latent stays as it is."""
+    with torch.no_grad():
+        mean, log_variance = vae.posterior(log_mel)
+        latent = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=generator, device=mean.device)
+    score = patch_score(vae.draw(latent, generator, draws=2)[1], log_mel, generator)
+    return score, {"score": float(score.detach())}
+
+
+def patch_score(drawn: torch.Tensor, log_mel: torch.Tensor, generator: torch.Generator,
+                patches: tuple[tuple[int, int], ...] = ((8, 2), (4, 8))) -> torch.Tensor:
+    """Energy score of patches of drawn log-mels (m, B, T, mels) at the true one (B, T, mels), summed over patch sizes.
+
+    Patches of (frames, bins) are laid on a grid whose corner moves at random; each is one sample of the score, divided
+    by the root of its size so that all sizes count alike.
+    """
+    every, score = torch.cat([log_mel[None], drawn]), 0
     for frames, bins in patches:
-        top, left = (int(torch.randint(n, (), generator=generator, device=mean.device)) for n in (frames, bins))
-        cut = triple[:, :, top : log_mel.shape[1] - frames + top, left : log_mel.shape[2] - bins + left]
+        top, left = (int(torch.randint(n, (), generator=generator, device=drawn.device)) for n in (frames, bins))
+        cut = every[:, :, top : log_mel.shape[1] - frames + top, left : log_mel.shape[2] - bins + left]
         rows = cut.unfold(2, frames, frames).unfold(3, bins, bins).flatten(4).flatten(1, 3)
         score = score + energy_score(rows[1:], rows[0]).mean() / (frames * bins) ** 0.5
-    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
-    return error + score + kl_weight * kl, {"error": float(error.detach()), "score": float(score.detach()),
-                                            "kl": float(kl.detach())}
+    return score
 
 
 def patchify(latent: torch.Tensor, patch: int) -> torch.Tensor:

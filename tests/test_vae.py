@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dear.vae import VAE, VAEConfig, patchify, unpatchify, vae_loss
+from dear.vae import VAE, VAEConfig, patch_score, patchify, texture_loss, unpatchify, vae_loss
 
-SMALL = VAEConfig(mels=16, frames=32, channels=4, noise=4, width=24, encoder_blocks=1, decoder_blocks=1)
+SMALL = VAEConfig(mels=16, frames=32, channels=4, noise=4, width=24, texture_width=16, blocks=1)
 
 
 def gen(seed=0):
@@ -98,7 +98,7 @@ def test_decode_undoes_the_scale_of_encode(vae):
     x = mels()
     with torch.no_grad():
         mean, _ = vae.posterior(x)
-        torch.testing.assert_close(vae.decode(vae.encode(x, sample=False), gen(1)), vae.draw(mean, gen(1)))
+        torch.testing.assert_close(vae.decode(vae.encode(x, sample=False), gen(1)), vae.draw(mean, gen(1))[1][0])
         # Another length than that of the config: it is convolutional.
         assert vae.decode(vae.encode(mels(2, 40), gen()), gen()).shape == (2, 40, 16)
 
@@ -115,8 +115,8 @@ def test_frames_of_the_decoder_are_in_order(vae):
     # An impulse in the latent moves the frames around it and no others: 4 frames a step, reach of the convolutions 2.
     with torch.no_grad():
         latent = torch.zeros(1, 4, 32)
-        base, latent[0, :, 16] = vae.draw(latent, gen()), 3.0
-        changed = (vae.draw(latent, gen()) - base).abs().sum((0, 2))
+        base, latent[0, :, 16] = vae.draw(latent, gen())[1][0], 3.0
+        changed = (vae.draw(latent, gen())[1][0] - base).abs().sum((0, 2))
     assert changed.argmax() // 4 in range(14, 19)
 
 
@@ -148,52 +148,63 @@ def test_bad_shapes(vae):
 
 
 class Drawn(VAE):
-    """A VAE whose posterior and draws are given."""
+    """A VAE whose posterior and decoded log-mels are given."""
 
-    def __init__(self, mean, log_variance, draws):
+    def __init__(self, posterior, decoded, drawn):
         super().__init__(SMALL)
-        self.told, self.draws = (mean, log_variance), draws
+        self.told, self.decoded, self.drawn = posterior, decoded, drawn
 
     def posterior(self, log_mel):
         return self.told
 
-    def draw(self, latent, generator):
-        return self.draws
+    def draw(self, latent, generator, draws=1):
+        return self.decoded, self.drawn
 
 
-def test_the_score_equals_a_computation_by_hand():
-    x, draws = mels(2, seed=1), mels(4, seed=2)
-    mean, log_variance = torch.randn(2, 4, 8, generator=gen(3)), torch.randn(2, 4, 8, generator=gen(4))
-    frames, bins = 3, 5
-    loss, figures = vae_loss(Drawn(mean, log_variance, draws), x, gen(7), kl_weight=0.1, patches=((frames, bins),))
-
-    replay = gen(7)  # the loss draws the latent first, then the corner
-    torch.randn(mean.shape, generator=replay)
-    top, left = (int(torch.randint(n, (), generator=replay)) for n in (frames, bins))
-    y, a, b = (v.double().numpy() for v in (x, draws[:2], draws[2:]))
+def score_by_hand(draws, x, top, left, frames, bins):
+    y, a, b = (v.double().numpy() for v in (x, *draws))
     scores = []
-    for clip in range(2):
+    for clip in range(len(x)):
         for row in range((32 - frames) // frames):
             for column in range((16 - bins) // bins):
                 piece = (clip, slice(top + row * frames, top + (row + 1) * frames),
                          slice(left + column * bins, left + (column + 1) * bins))
                 far = [np.linalg.norm(u[piece] - v[piece]) for u, v in ((a, y), (b, y), (a, b))]
                 scores.append(far[0] + far[1] - far[2])
-    m, v = mean.double().numpy(), log_variance.double().exp().numpy()
-    kl = (0.5 * (m**2 + v - 1 - np.log(v))).sum(1).mean()
-    assert figures["score"] == pytest.approx(np.mean(scores) / np.sqrt(frames * bins), rel=1e-5)
-    assert figures["kl"] == pytest.approx(kl, rel=1e-5)
-    assert figures["l1"] == pytest.approx(np.abs(a - y).mean(), rel=1e-5)
-    assert loss.item() == pytest.approx(figures["score"] + 0.1 * kl, rel=1e-5)
+    return np.mean(scores) / np.sqrt(frames * bins)
+
+
+def test_the_score_equals_a_computation_by_hand():
+    x, draws, frames, bins = mels(2, seed=1), mels(4, seed=2).unflatten(0, (2, 2)), 3, 5
+    top, left = (int(torch.randint(n, (), generator=g)) for g in (gen(7),) for n in (frames, bins))
+    found = patch_score(draws, x, gen(7), patches=((frames, bins),)).item()
+    assert found == pytest.approx(score_by_hand(draws, x, top, left, frames, bins), rel=1e-5)
 
 
 def test_patch_sizes_add_up():
-    x, draws = mels(2, seed=1), mels(4, seed=2)
-    drawn = Drawn(torch.zeros(2, 4, 8), torch.zeros(2, 4, 8), draws)
     # Patches of one number have one corner only, and the generator draws it without a choice.
-    one = vae_loss(drawn, x, gen(), patches=((1, 1),))[1]["score"]
-    assert vae_loss(drawn, x, gen(), patches=((1, 1), (1, 1)))[1]["score"] == pytest.approx(2 * one)
-    assert vae_loss(drawn, x, gen(), patches=((1, 1),))[1]["kl"] == 0  # the standard normal itself
+    x, draws = mels(2, seed=1), mels(4, seed=2).unflatten(0, (2, 2))
+    one = patch_score(draws, x, gen(), patches=((1, 1),)).item()
+    assert patch_score(draws, x, gen(), patches=((1, 1), (1, 1))).item() == pytest.approx(2 * one)
+
+
+def test_the_loss_is_error_plus_score_plus_weighted_kl():
+    x, draws, decoded = mels(2, seed=1), mels(4, seed=2).unflatten(0, (2, 2)), mels(2, seed=5)
+    mean, log_variance = torch.randn(2, 4, 8, generator=gen(3)), torch.randn(2, 4, 8, generator=gen(4))
+    loss, figures = vae_loss(Drawn((mean, log_variance), decoded, draws), x, gen(7), kl_weight=0.1)
+    m, v = mean.double().numpy(), log_variance.double().exp().numpy()
+    kl = (0.5 * (m**2 + v - 1 - np.log(v))).sum(1).mean()
+    error = ((decoded - x).double().numpy() ** 2).mean()
+    assert (figures["kl"], figures["error"]) == pytest.approx((kl, error), rel=1e-5)
+    assert loss.item() == pytest.approx(error + figures["score"] + 0.1 * kl, rel=1e-5)
+    standard = Drawn((torch.zeros(2, 4, 8), torch.zeros(2, 4, 8)), decoded, draws)
+    assert vae_loss(standard, x, gen())[1]["kl"] == 0
+
+
+def test_the_texture_does_not_reach_the_latent(vae):
+    texture_loss(vae, mels(), gen())[0].backward()
+    trained = {name for name, p in vae.named_parameters() if p.grad is not None}
+    assert trained == {name for name, _ in vae.named_parameters() if name.startswith("texture.")}
 
 
 def test_training_lowers_the_loss(vae):
