@@ -34,7 +34,7 @@ lab: $(SETUP) ## Open the course in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir notebooks
 
 train: $(SETUP) ## Train again every model that is shipped
-	$(PY) -m dear train all
+	$(PY) -m dear train all --out dear/weights --runs runs/soundworld
 
 lint: $(SETUP) ## Check the style of code and notebooks (ruff)
 	$(PY) -m ruff check .

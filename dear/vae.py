@@ -134,14 +134,18 @@ def patch_score(drawn: torch.Tensor, log_mel: torch.Tensor, generator: torch.Gen
     """Energy score of patches of drawn log-mels (m, B, T, mels) at the true one (B, T, mels), summed over patch sizes.
 
     Patches of (frames, bins) are laid on a grid whose corner moves at random; each is one sample of the score, divided
-    by the root of its size so that all sizes count alike.
+    by the root of its size so that all sizes count alike. The energy score hardly notices wrong correlations (texture
+    came out 1.4 times too grainy with it alone), so the differences between neighbouring frames, and between
+    neighbouring bins, are scored as well, with weight 1 each.
     """
-    every, score = torch.cat([log_mel[None], drawn]), 0
-    for frames, bins in patches:
-        top, left = (int(torch.randint(n, (), generator=generator, device=drawn.device)) for n in (frames, bins))
-        cut = every[:, :, top : log_mel.shape[1] - frames + top, left : log_mel.shape[2] - bins + left]
-        rows = cut.unfold(2, frames, frames).unfold(3, bins, bins).flatten(4).flatten(1, 3)
-        score = score + energy_score(rows[1:], rows[0]).mean() / (frames * bins) ** 0.5
+    level = torch.cat([log_mel[None], drawn])
+    score = 0
+    for every in (level, level.diff(dim=2), level.diff(dim=3)):
+        for frames, bins in patches:
+            top, left = (int(torch.randint(n, (), generator=generator, device=drawn.device)) for n in (frames, bins))
+            cut = every[:, :, top : every.shape[2] - frames + top, left : every.shape[3] - bins + left]
+            rows = cut.unfold(2, frames, frames).unfold(3, bins, bins).flatten(4).flatten(1, 3)
+            score = score + energy_score(rows[1:], rows[0]).mean() / (frames * bins) ** 0.5
     return score
 
 
