@@ -104,7 +104,7 @@ def train(
 @app.command()
 def evaluate(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models; none: the three that are shipped.")
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models; none: all that are shipped.")
     ] = None,
     captions: Annotated[int, typer.Option(help="Number of test captions.")] = 500,
     iterations: Annotated[int | None, typer.Option(help="Iterations of parallel decoding.")] = None,

@@ -105,7 +105,8 @@ def evaluate(models: list[str], captions: int, iterations, guidance, split: str,
     """Print one line a model, between the rendered clips (the floor), the VAE's reconstructions and the models."""
     from dear.evaluation import report
 
-    rows = report(models or list(SHIPPED), captions, split, num_inference_steps=iterations, guidance_scale=guidance)
+    here = [name for name, folder in SHIPPED.items() if (components.WEIGHTS / folder / "model.json").is_file()]
+    rows = report(models or here, captions, split, num_inference_steps=iterations, guidance_scale=guidance)
     if record:
         components.write_json(record, rows)
         print(f"wrote {record}")

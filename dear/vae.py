@@ -108,7 +108,7 @@ def vae_loss(vae: VAE, log_mel: torch.Tensor, generator: torch.Generator,
 
     The KL is summed over channels, its mean taken over clips and steps.
 
-    log_mel: (B, T, mels), at least 16 x 16.  generator: on its device.
+    log_mel: (B, T, mels), at least 17 x 17.  generator: on its device.
     Returns the loss (scalar) and its parts "error", "score" and "kl".
     """
     mean, log_variance = vae.posterior(log_mel)

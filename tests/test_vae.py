@@ -6,7 +6,7 @@ import torch
 
 from dear.vae import VAE, VAEConfig, patch_score, patchify, texture_loss, unpatchify, vae_loss
 
-SMALL = VAEConfig(mels=16, frames=32, channels=4, noise=4, width=24, texture_width=16, blocks=1)
+SMALL = VAEConfig(mels=20, frames=32, channels=4, noise=4, width=24, texture_width=16, blocks=1)
 
 
 def gen(seed=0):
@@ -20,7 +20,7 @@ def vae():
 
 
 def mels(batch=3, frames=32, seed=0):
-    return -5.3 + 1.7 * torch.randn(batch, frames, 16, generator=gen(seed))
+    return -5.3 + 1.7 * torch.randn(batch, frames, 20, generator=gen(seed))
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_decode_undoes_the_scale_of_encode(vae):
         mean, _ = vae.posterior(x)
         torch.testing.assert_close(vae.decode(vae.encode(x, sample=False), gen(1)), vae.draw(mean, gen(1))[1][0])
         # Another length than that of the config: it is convolutional.
-        assert vae.decode(vae.encode(mels(2, 40), gen()), gen()).shape == (2, 40, 16)
+        assert vae.decode(vae.encode(mels(2, 40), gen()), gen()).shape == (2, 40, 20)
 
 
 def test_the_decoder_draws(vae):
@@ -136,8 +136,8 @@ def test_fit_scale_gives_tokens_of_zero_mean_and_unit_variance(vae):
 
 
 def test_bad_shapes(vae):
-    for shape in ((3, 32, 15), (3, 30, 16), (32, 16)):
-        with pytest.raises(ValueError, match=r"log_mel must be \(B, T, 16\) with T a multiple of 4, got"):
+    for shape in ((3, 32, 15), (3, 30, 20), (32, 20)):
+        with pytest.raises(ValueError, match=r"log_mel must be \(B, T, 20\) with T a multiple of 4, got"):
             vae.encode(torch.zeros(shape))
     for shape in ((3, 4, 9), (4, 8)):
         with pytest.raises(ValueError, match=r"tokens must be \(B, N, 8\), got"):
@@ -165,8 +165,8 @@ def score_by_hand(draws, x, top, left, frames, bins):
     y, a, b = (v.double().numpy() for v in (x, *draws))
     scores = []
     for clip in range(len(x)):
-        for row in range((32 - frames) // frames):
-            for column in range((16 - bins) // bins):
+        for row in range((x.shape[1] - frames) // frames):
+            for column in range((x.shape[2] - bins) // bins):
                 piece = (clip, slice(top + row * frames, top + (row + 1) * frames),
                          slice(left + column * bins, left + (column + 1) * bins))
                 far = [np.linalg.norm(u[piece] - v[piece]) for u, v in ((a, y), (b, y), (a, b))]
@@ -176,9 +176,11 @@ def score_by_hand(draws, x, top, left, frames, bins):
 
 def test_the_score_equals_a_computation_by_hand():
     x, draws, frames, bins = mels(2, seed=1), mels(4, seed=2).unflatten(0, (2, 2)), 3, 5
-    top, left = (int(torch.randint(n, (), generator=g)) for g in (gen(7),) for n in (frames, bins))
-    found = patch_score(draws, x, gen(7), patches=((frames, bins),)).item()
-    assert found == pytest.approx(score_by_hand(draws, x, top, left, frames, bins), rel=1e-5)
+    corners, told = gen(7), 0
+    for seen in (lambda v: v, lambda v: v.diff(dim=-2), lambda v: v.diff(dim=-1)):  # levels, then both differences
+        top, left = (int(torch.randint(n, (), generator=corners)) for n in (frames, bins))
+        told += score_by_hand(seen(draws), seen(x), top, left, frames, bins)
+    assert patch_score(draws, x, gen(7), patches=((frames, bins),)).item() == pytest.approx(told, rel=1e-5)
 
 
 def test_patch_sizes_add_up():
@@ -209,7 +211,7 @@ def test_the_texture_does_not_reach_the_latent(vae):
 
 def test_training_lowers_the_loss(vae):
     x, generator = mels(8), gen()
-    x = x[:, :1].expand(8, 32, 16) + 0.3 * torch.randn(8, 32, 16, generator=generator)  # steady spectra with texture
+    x = x[:, :1].expand(8, 32, 20) + 0.3 * torch.randn(8, 32, 20, generator=generator)  # steady spectra with texture
     optimizer = torch.optim.Adam(vae.parameters(), 3e-3)
     losses = []
     for _ in range(80):
