@@ -150,34 +150,44 @@ def child(out, progress):
     fit(out, function=counted, module=network(width=2048))
 
 
+def killed_run(out, chance) -> int:
+    """Train in children that are killed some steps after their start, until one gets through; the number of kills."""
+    context, kills = multiprocessing.get_context("fork"), 0
+    while True:
+        progress = context.Value("i", 0, lock=False)
+        process = context.Process(target=child, args=(out, progress))
+        process.start()
+        steps, wait = chance.randint(1, 12), chance.uniform(0, 0.005)
+        while process.is_alive() and progress.value < steps:
+            time.sleep(0.0005)
+        time.sleep(wait)
+        if kills < 8:
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            assert process.exitcode == 0
+            return kills
+        kills += 1
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, to start a process in milliseconds")
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
     """SIGKILL at random moments: within a step, a checkpoint (34 k numbers x 4) or a line of the log."""
     expected = weights(fit(tmp_path / "whole", module=network(width=2048)))
-    context, kills = multiprocessing.get_context("fork"), 0
     seed = time.time_ns()
     chance = random.Random(seed)
-    for _ in range(40):
-        progress = context.Value("i", 0, lock=False)
-        process = context.Process(target=child, args=(tmp_path / "killed", progress))
-        process.start()
-        steps, wait = chance.randint(1, 12), chance.uniform(0, 0.01)
-        while process.is_alive() and progress.value < steps:
-            time.sleep(0.0005)
-        time.sleep(wait)
-        if kills < 8 and process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
-        if process.exitcode == 0:
-            break
-    assert process.exitcode == 0 and kills >= 3, f"seed {seed}"
-    # The finished run gives back its model without a further step.
-    found = weights(fit(tmp_path / "killed", module=network(seed=5, width=2048)))
-    assert same(found, expected), f"seed {seed}"
-    assert rows(tmp_path / "killed") == rows(tmp_path / "whole"), f"seed {seed}"
-    first, second = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("killed", "whole"))
-    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), f"seed {seed}"
+    for attempt in range(10):  # on a busy machine a child may get through before its killer is woken
+        out = tmp_path / f"killed{attempt}"
+        kills = killed_run(out, chance)
+        # The finished run gives back its model without a further step.
+        found = weights(fit(out, module=network(seed=5, width=2048)))
+        assert same(found, expected), f"seed {seed}"
+        assert rows(out) == rows(tmp_path / "whole"), f"seed {seed}"
+        first, second = (load_file(folder / "checkpoint.safetensors") for folder in (out, tmp_path / "whole"))
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first), f"seed {seed}"
+        if kills >= 3:
+            return
+    pytest.fail("no child was killed three times: the machine is too busy to tell")
 
 
 def test_a_checkpoint_is_never_half_written(tmp_path, monkeypatch):
