@@ -122,7 +122,7 @@ def write(path: str | os.PathLike, waveform: Tensor, sample_rate: int = SAMPLE_R
         raise ValueError(f"{path}: wanted a name that ends in .wav or .flac, got {path.suffix or 'no suffix'}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} to; create it first")
-    samples = _within_full_scale(_checked(waveform, "write"))
+    samples = within_full_scale(_checked(waveform, "write"))
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -170,7 +170,7 @@ def player(waveform: Tensor, sample_rate: int = SAMPLE_RATE):
     """Return IPython's player for a mono waveform (S,), at the loudness that the waveform has (see `write`)."""
     from IPython.display import Audio  # only notebooks have it
 
-    return Audio(_within_full_scale(_checked(waveform, "player")), rate=sample_rate, normalize=False)
+    return Audio(within_full_scale(_checked(waveform, "player")), rate=sample_rate, normalize=False)
 
 
 def _checked(waveform: Tensor, caller: str) -> np.ndarray:
@@ -184,13 +184,13 @@ def _checked(waveform: Tensor, caller: str) -> np.ndarray:
     return samples
 
 
-def _within_full_scale(samples: np.ndarray) -> np.ndarray:
-    """Return the samples, scaled as a whole to peak 1 with a warning if they leave [-1, 1]."""
-    peak = np.abs(samples).max()
+def within_full_scale(samples, stacklevel: int = 3):
+    """Return samples (numpy or torch, any shape), scaled as a whole to peak 1 with a warning if they leave [-1, 1]."""
+    peak = float(abs(samples).max())
     if peak <= 1.0:
         return samples
-    decibels = 20 * math.log10(peak)
-    warnings.warn(f"peak {peak:.3f} leaves [-1, 1]: clip scaled down by {decibels:.1f} dB to peak 1", stacklevel=3)
+    told = f"peak {peak:.3f} leaves [-1, 1]: clip scaled down by {20 * math.log10(peak):.1f} dB to peak 1"
+    warnings.warn(told, stacklevel=stacklevel)
     return samples / peak
 
 

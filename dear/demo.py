@@ -1,5 +1,6 @@
 """`dear demo`: six sentences to sound, the one-step student beside its diffusion teacher."""
 
+import textwrap
 import time
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def run(out: Path, seed: int = 0) -> None:
         ):
             audio.write(out / f"{i}_{name}.wav", wave)
             found = verdict(labels, prompt)
-            titles[name].append(("right: " if found.agrees else "WRONG: ") + prompt.replace(" then ", "\nthen "))
+            titles[name].append(textwrap.fill(("right: " if found.agrees else "WRONG: ") + prompt, 30))
             print(f"  {i}_{name}.wav  {prompt!r}: {found}", flush=True)
     plots.save(plots.log_mel_grid(list(mels.values()), list(titles.values()), list(mels)), out / "demo.png")
     print(f"wrote {2 * len(PROMPTS)} wav files and demo.png into {out}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dear import components
-from dear.audio import SAMPLE_RATE
+from dear.audio import SAMPLE_RATE, within_full_scale
 from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.decoding import decode
 from dear.head import AdaLNHead, HeadConfig
@@ -137,6 +137,7 @@ class TextToAudio:
 
         num_inference_steps: iterations of parallel decoding, 1 to the number of tokens. guidance_scale: 1 is none.
         sampling_steps: calls of the head a token (a diffusion teacher only). What is None is the model's own setting.
+        A clip that would leave [-1, 1] is scaled down as a whole, with a warning.
         A model of the same seed gives the same sound on the same machine; without a generator every call differs.
         """
         if num_waveforms_per_prompt < 1:
@@ -156,7 +157,7 @@ class TextToAudio:
             sampling_steps=sampling_steps,
         )
         log_mels = self.vae.decode(tokens, generator)
-        audios = self.vocoder(log_mels, generator).clamp(-1, 1)
+        audios = torch.stack([within_full_scale(wave, 5) for wave in self.vocoder(log_mels, generator)])
         return AudioOutput(audios, SAMPLE_RATE, log_mels)
 
 
