@@ -162,7 +162,7 @@ def killed_run(out, chance) -> int:
             time.sleep(0.0005)
         time.sleep(wait)
         if kills < 8:
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()  # SIGKILL, unless it ended before
         process.join()
         if process.exitcode != -signal.SIGKILL:
             assert process.exitcode == 0
