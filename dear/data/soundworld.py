@@ -14,7 +14,7 @@ import numpy as np
 from dear.data import captions
 from dear.data.synthesis import SAMPLE_RATE, Qualities, add_room, synthesise
 
-VERSION = 1
+VERSION = 3
 SAMPLES = 40_960
 KINDS = tuple(captions.KINDS)
 PITCHES = tuple(captions.PITCHES)
@@ -137,7 +137,7 @@ class SoundWorld:
         return Clip(render(relation, events, rng), text, relation, events)
 
     def twin(self, i: int) -> Clip:
-        """Another clip with every label of item i and none of its hidden qualities: caption and sound are new."""
+        """Another clip with every label of item i: hidden qualities are drawn anew, caption and sound too."""
         relation, events, _ = self.scene(i)
         rng = np.random.default_rng([VERSION, self.seed, SPLITS.index(self.split), i, 1])
         events = tuple(replace(event, qualities=Qualities.draw(rng)) for event in events)
@@ -171,10 +171,10 @@ def draw_events(relation: str, kinds, rng) -> tuple[Event, ...]:
 def render(relation: str, events, rng: np.random.Generator) -> np.ndarray:
     """Waveform (40960,) float32 of a scene; its peak stays under 1 without any normalisation."""
     wave = np.zeros(SAMPLES, np.float32)
-    cut = SAMPLES // 2 + int(rng.integers(-1600, 1600))
-    spans = [(0, SAMPLES)] * 2 if relation != "then" else [(0, cut - 800), (cut + 800, SAMPLES)]
+    cut = SAMPLES // 2 + int(rng.choice((-1280, 0, 1280)))
+    spans = [(0, SAMPLES)] * 2 if relation != "then" else [(0, cut - 640), (cut + 640, SAMPLES)]
     for event, (start, stop) in zip(events, spans, strict=False):
-        start, stop = start + int(rng.integers(0, 1200)), stop - int(rng.integers(400, 1600))
+        start, stop = start + int(rng.integers(0, 240)), stop - int(rng.integers(400, 1600))
         centre = _REGISTER[event.pitch] * 2.0**event.qualities.position
         sound = synthesise(event.kind, stop - start, centre, event.qualities, rng)
         wave[start:stop] += sound * (rng.uniform(*_PEAK[event.loudness]) / np.abs(sound).max())
