@@ -1,5 +1,7 @@
 """The masked transformer against torch's own blocks, and what its hidden states may and may not depend on."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -101,7 +103,7 @@ def test_a_mixed_batch_equals_its_rows_one_by_one(inputs):
 
 def test_the_encoder_does_not_see_mask_embeddings_and_positions_are_kept(inputs):
     # With no decoder layers and h = norm(encoder output + position), the unknown places hold mask embedding + position.
-    model = build(decoder_layers=0)
+    model = build(decoder_layers=0, window=0)
     h = model(*inputs)
     expected = model.decoder_norm(model.mask_embedding + model.decoder_positions)
     torch.testing.assert_close(h[inputs[1]], expected[[1, 4, 0, 1, 2, 3, 4, 5]])
@@ -114,6 +116,22 @@ def test_the_encoder_does_not_see_mask_embeddings_and_positions_are_kept(inputs)
         x = block(x)
     x = model.encoder_norm(x)[:, 3:] + model.decoder_positions[seen]
     torch.testing.assert_close(h[:1, seen], model.decoder_norm(x))
+
+
+def test_the_window_lays_known_neighbours_side_by_side(inputs):
+    tokens, masked, text, text_mask = inputs
+    with_window = build(decoder_layers=0, window=2)
+    without = build(decoder_layers=0, window=0)
+    without.load_state_dict({k: v for k, v in with_window.state_dict().items() if not k.startswith("neighbours")})
+    without.decoder_norm = with_window.decoder_norm = torch.nn.Identity()
+    weight, bias = with_window.neighbours.weight, with_window.neighbours.bias  # (C, D + 1, 5)
+    expected = bias.expand(3, 6, -1).clone()
+    for clip, place, offset in product(range(3), range(6), range(-2, 3)):
+        other = place + offset
+        if 0 <= other < 6 and not masked[clip, other]:  # what is known, and a 1 that says so
+            known = torch.cat([tokens[clip, other], tokens.new_ones(1)])
+            expected[clip, place] += weight[:, :, offset + 2] @ known
+    torch.testing.assert_close(with_window(*inputs) - without(*inputs), expected)
 
 
 def test_dropped_text_is_ignored_and_the_null_text_learns(inputs):

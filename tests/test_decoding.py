@@ -102,7 +102,7 @@ def test_one_iteration_by_hand(world):
     torch.testing.assert_close(draw(world, **options), hidden)
     prediction = draw(world, guidance="prediction", **options)
     torch.testing.assert_close(prediction, (w * out_cond + (1 - w) * out_uncond).view(2, N, D))
-    assert (prediction - hidden).abs().max() > 1e-3  # the head is not linear
+    assert (prediction - hidden).abs().max() > 1e-5  # the head is not linear
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
