@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def sample_mask_ratio(
-    generator: torch.Generator, low: float = 0.7, mean: float = 1.0, std: float = 0.25
-) -> float:
-    """Draw the share of unknown tokens from a normal law cut to [low, 1] (MAR and IMPACT: 1.0, 0.25, [0.7, 1]).
+def sample_mask_ratios(
+    batch: int, generator: torch.Generator, low: float = 0.7, mean: float = 1.0, std: float = 0.25
+) -> Tensor:
+    """Draw shares of unknown tokens, (batch,), from a normal law cut to [low, 1] (MAR, IMPACT: 1.0, 0.25, [0.7, 1]).
 
     By the inverse distribution function, hence exact: ratio = mean + std Phi^-1(Phi(a) + u (Phi(b) - Phi(a))) with
     a = (low - mean)/std, b = (1 - mean)/std, u uniform. generator: on any device.  low: in [0, 1).  std: > 0.
@@ -17,17 +17,16 @@ def sample_mask_ratio(
     if not 0 <= low < 1 or std <= 0:
         raise ValueError(f"low must lie in [0, 1) and std above 0, got low={low} and std={std}")
     below, above = torch.special.ndtr(torch.tensor([low - mean, 1 - mean], dtype=torch.float64) / std).tolist()
-    u = torch.rand((), generator=generator, device=generator.device).item()
-    ratio = mean + std * torch.special.ndtri(torch.tensor(below + u * (above - below), dtype=torch.float64)).item()
-    return min(max(ratio, low), 1.0)
+    u = torch.rand(batch, generator=generator, device=generator.device)
+    return (mean + std * torch.special.ndtri(below + u.double() * (above - below))).clamp(low, 1.0)
 
 
-def random_mask(batch: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    """Mark `count` random tokens of every row as unknown: (batch, tokens) bool on the generator's device."""
-    if not 0 <= count <= tokens:
-        raise ValueError(f"count must lie in 0..{tokens} (the number of tokens), got {count}")
-    order = torch.rand(batch, tokens, generator=generator, device=generator.device).argsort(dim=1)
-    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :count], True)
+def random_mask(tokens: int, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Mark counts[b] random tokens of row b as unknown; counts is (B,), returns (B, tokens) bool on its device."""
+    if counts.min() < 0 or counts.max() > tokens:
+        raise ValueError(f"counts must lie in 0..{tokens} (the number of tokens), got {counts.tolist()}")
+    scores = torch.rand(len(counts), tokens, generator=generator, device=counts.device)
+    return scores.argsort(dim=1).argsort(dim=1) < counts[:, None]
 
 
 def cosine_schedule(steps: int, tokens: int) -> list[int]:

@@ -9,7 +9,7 @@ from dear.backbone import BackboneConfig
 from dear.distillation import hidden_state_loss
 from dear.generator import Generator, training_loss
 from dear.head import HeadConfig
-from dear.masking import random_mask, sample_mask_ratio
+from dear.masking import random_mask, sample_mask_ratios
 from dear.objectives import Diffusion, Energy
 from dear.text import TextConfig
 
@@ -54,13 +54,13 @@ class Spy:
 def test_the_loss_is_the_objectives_mean_over_masked_tokens(batch):
     net, (tokens, ids, words) = model(), batch
     loss, figures = training_loss(net, Energy(), tokens, ids, words, gen(3))
-    replay = gen(3)  # ratio, mask, dropped texts, then the objective's noise
-    count = math.ceil(sample_mask_ratio(replay) * 8)
-    masked = random_mask(3, 8, count, replay)
+    replay = gen(3)  # ratios, masks, dropped texts, then the objective's noise
+    counts = (sample_mask_ratios(3, replay, 0.0, 1.0, 0.3) * 8).ceil().long()
+    masked = random_mask(8, counts, replay)
     drop = torch.rand(3, generator=replay) < 0.1
     h = net.backbone(tokens, masked, net.text(ids, words), words, drop)
     expected = Energy().loss(net.head, tokens[masked], h[masked], replay)
-    assert expected.shape == (3 * count,) and figures.keys() == {"objective"}
+    assert expected.shape == (counts.sum(),) and counts.unique().numel() > 1 and figures.keys() == {"objective"}
     assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5) == figures["objective"]
 
 
@@ -71,7 +71,7 @@ def test_teacher_and_student_see_identical_tokens_masks_and_texts(batch):
     for ours, theirs in zip(student.seen[0], teacher.seen[0], strict=True):
         assert torch.equal(ours, theirs)
     masked, drop = student.seen[0][1], student.seen[0][4]
-    assert masked.any() and (masked.sum(1) == masked.sum(1)[0]).all() and masked.sum(1)[0] >= 0.7 * 8
+    assert masked.any(dim=1).all()
     assert drop.dtype == torch.bool
 
 
@@ -81,8 +81,16 @@ def test_texts_are_dropped_at_the_rate_told(batch):
         training_loss(spy, Energy(), *batch, gen(seed), text_drop=0.3)
     share = torch.cat([seen[4] for seen in spy.seen]).float().mean().item()
     assert share == pytest.approx(0.3, abs=0.1)  # 300 draws: 4 standard deviations
-    counts = {int(seen[1].sum(1)[0]) for seen in spy.seen}
-    assert counts == {6, 7, 8}  # ceil of 8 times 0.7 to 1
+
+
+@pytest.mark.parametrize("law, expected", [((0.0, 1.0, 0.3), {1, 2, 3, 4, 5, 6, 7, 8}), ((0.7, 1.0, 0.25), {6, 7, 8})])
+def test_every_clip_has_a_mask_ratio_of_its_own_from_the_law_told(batch, law, expected):
+    spy = Spy(model())
+    for seed in range(100):
+        training_loss(spy, Energy(), *batch, gen(seed), mask_law=law)
+    counts = torch.stack([seen[1].sum(1) for seen in spy.seen])
+    assert set(counts.flatten().tolist()) == expected  # ceil of 8 times low to 1
+    assert (counts != counts[:, :1]).any()
 
 
 def test_runs_with_and_without_distillation_and_of_any_start_share_masks_and_noise(batch):
