@@ -16,10 +16,11 @@ def gen(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def scheduler(schedule="squaredcos_cap_v2", clip=None):
+def scheduler(schedule="squaredcos_cap_v2", clip=None, prediction="epsilon"):
     return DDPMScheduler(
         beta_schedule=schedule, beta_start=1e-4, beta_end=0.02, variance_type="fixed_small",
         clip_sample=clip is not None, clip_sample_range=clip or 1.0, timestep_spacing="linspace",
+        prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[prediction],
     )
 
 
@@ -31,10 +32,11 @@ def test_schedule_equals_diffusers(ours, theirs):
     )
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize("clip", [None, 2.0])
 @pytest.mark.parametrize("steps", [2, 100, 1000])
-def test_all_reverse_steps_equal_diffusers(steps, clip):
-    reference = scheduler(clip=clip)
+def test_all_reverse_steps_equal_diffusers(steps, clip, prediction):
+    reference = scheduler(clip=clip, prediction=prediction)
     reference.set_timesteps(steps)
     assert reference.timesteps.tolist() == respaced(1000, steps)
 
@@ -47,48 +49,53 @@ def test_all_reverse_steps_equal_diffusers(steps, clip):
     for index in reference.timesteps:
         predicted = net(expected, cond, torch.full((4,), index / 1000))
         expected = reference.step(predicted, index, expected, generator=noises).prev_sample
-    drawn = Diffusion(clip=clip).sample(net, cond, noise, steps, gen(2))
+    drawn = Diffusion(clip=clip, prediction=prediction).sample(net, cond, noise, steps, gen(2))
     # Without a clip the first step divides by sqrt(abar) = 5e-5, and float32 rounding grows with it.
     torch.testing.assert_close(drawn, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_exact_noise_prediction_of_a_gaussian_gives_the_gaussian():
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_the_exact_prediction_of_a_gaussian_gives_the_gaussian(prediction):
     mean, std = 0.7, 0.4
-
-    alphas_cumprod = Diffusion().alphas_cumprod
+    objective, cold_one = (Diffusion(clip=None, prediction=prediction, temperature=t) for t in (1.0, 0.5))
+    alphas_cumprod = objective.alphas_cumprod
 
     def exact(x, cond, t):
         # x_t ~ N(sqrt(abar) mean, abar std^2 + 1 - abar) and cov(eps, x_t) = sqrt(1 - abar): regression of eps on x_t.
         abar = alphas_cumprod[(t * 1000).round().long(), None]
-        return (1 - abar).sqrt() * (x - abar.sqrt() * mean) / (abar * std**2 + 1 - abar)
+        eps = (1 - abar).sqrt() * (x - abar.sqrt() * mean) / (abar * std**2 + 1 - abar)
+        x0 = mean + abar.sqrt() * std**2 * (x - abar.sqrt() * mean) / (abar * std**2 + 1 - abar)  # likewise of x
+        return eps if prediction == "epsilon" else abar.sqrt() * eps - (1 - abar).sqrt() * x0
 
     noise = torch.randn(20_000, 1, generator=gen(), dtype=torch.float64)
     # Standard errors are 0.003 and 0.002. The small posterior variance narrows what few steps draw: the map is linear,
     # and its recursion gives 0.952 of the std for 100 steps, 0.998 for 1000.
-    drawn = Diffusion(clip=None).sample(exact, noise, noise, 100, gen(1))
+    drawn = objective.sample(exact, noise, noise, 100, gen(1))
     assert drawn.mean().item() == pytest.approx(mean, abs=0.015)
     assert drawn.std().item() == pytest.approx(0.952 * std, abs=0.01)
-    finer = Diffusion(clip=None).sample(exact, noise, noise, 1000, gen(1))
+    finer = objective.sample(exact, noise, noise, 1000, gen(1))
     assert finer.mean().item() == pytest.approx(mean, abs=0.015)
     assert finer.std().item() == pytest.approx(std, abs=0.01)
-    cold = Diffusion(clip=None, temperature=0.5).sample(exact, noise, noise, 100, gen(1))
+    cold = cold_one.sample(exact, noise, noise, 100, gen(1))
     assert cold.std() < 0.8 * drawn.std()
 
 
-def test_loss_is_one_at_zero_prediction_and_zero_at_the_true_noise():
-    objective, x = Diffusion(repeats=4), torch.randn(500, 16, generator=gen())
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_loss_is_one_at_zero_prediction_and_zero_at_the_truth(prediction):
+    objective, x = Diffusion(repeats=4, prediction=prediction), torch.randn(500, 16, generator=gen())
     calls = []
 
     def knows_x(noisy, cond, t):
         calls.append(noisy.shape)
         assert t.shape == (len(noisy),) and 0 <= t.min() and t.max() < 1
         abar = objective.alphas_cumprod[(t * 1000).round().long(), None].float()
-        return (noisy - abar.sqrt() * cond) / (1 - abar).sqrt()  # cond is x itself
+        eps = (noisy - abar.sqrt() * cond) / (1 - abar).sqrt()  # cond is x itself
+        return eps if prediction == "epsilon" else abar.sqrt() * eps - (1 - abar).sqrt() * cond
 
     assert objective.loss(knows_x, x, x, gen(1)).max() < 1e-4
     assert calls == [(2000, 16)]
     blind = objective.loss(lambda noisy, cond, t: torch.zeros_like(noisy), x, x, gen(1))
-    assert blind.shape == (500,) and blind.mean().item() == pytest.approx(1, abs=0.04)  # E eps^2, five standard errors
+    assert blind.shape == (500,) and blind.mean().item() == pytest.approx(1, abs=0.04)  # five standard errors
 
 
 def test_loss_keeps_rows_apart_and_draws_all_times():
@@ -107,6 +114,8 @@ def test_bad_arguments():
         Diffusion(schedule="squared")
     with pytest.raises(ValueError, match="repeats"):
         Diffusion(repeats=0)
+    with pytest.raises(ValueError, match="prediction must be 'epsilon' or 'v', got 'x0'"):
+        Diffusion(prediction="x0")
     with pytest.raises(ValueError, match="clip"):
         Diffusion(clip=0.0)
     for steps in (0, 1001):
@@ -122,5 +131,5 @@ def test_clip_keeps_an_imperfect_net_from_blowing_up():
     def net(x, cond, t):
         return 0.95 * x.clamp(-3, 3)
 
-    assert Diffusion(clip=None).sample(net, noise, noise, 100, gen(1)).std() > 10
-    assert Diffusion(clip=5.0).sample(net, noise, noise, 100, gen(1)).abs().max() <= 5
+    assert Diffusion(clip=None, prediction="epsilon").sample(net, noise, noise, 100, gen(1)).std() > 10
+    assert Diffusion(clip=5.0, prediction="epsilon").sample(net, noise, noise, 100, gen(1)).abs().max() <= 5
