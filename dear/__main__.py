@@ -61,7 +61,7 @@ def demo(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="oracle, vae, texture, teacher, student, or all of them in this order.")],
+    part: Annotated[str, typer.Argument(help="oracle, vae, texture, text, teacher, student, or all in this order.")],
     source: Annotated[
         str,
         typer.Option(

@@ -59,6 +59,7 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
         "oracle": recipes.ORACLE,
         "vae": recipes.VAE_RUN,
         "texture": recipes.TEXTURE,
+        "text": recipes.TEXT,
         "teacher": recipes.TEACHER,
         "student": recipes.STUDENT,
     }
@@ -78,8 +79,7 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
         elif name == "student":
             recipes.train_student(shop, student.pop("name"), config, **student)
         else:
-            run = {"vae": recipes.train_vae, "texture": recipes.train_texture, "teacher": recipes.train_teacher}[name]
-            run(shop, config)
+            getattr(recipes, f"train_{name}")(shop, config)
         print(f"{name}: finished; model in {out}, checkpoint and metrics.jsonl in {runs}")
 
 

@@ -8,6 +8,7 @@ import torch
 
 from dear import components
 from dear.backbone import BackboneConfig
+from dear.contrastive import Pair, contrastive_loss
 from dear.data.cache import rendered
 from dear.data.latents import Latents, prepare
 from dear.generator import Generator, training_loss
@@ -16,7 +17,7 @@ from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
 from dear.oracle import Oracle, OracleConfig, oracle_loss
 from dear.pipeline import Settings, TextToAudio
-from dear.text import TextConfig, vocabulary_of
+from dear.text import TextConfig, TextEncoder, vocabulary_of
 from dear.training import TrainConfig, train
 from dear.vae import VAE, VAEConfig, texture_loss, vae_loss
 
@@ -24,7 +25,8 @@ TRAIN_CLIPS = 16_000
 ORACLE = TrainConfig(steps=2500, batch_size=64, learning_rate=2e-3, weight_decay=0.05)
 VAE_RUN = TrainConfig(steps=3000, batch_size=16, learning_rate=2e-3, ema=0.998)
 TEXTURE = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998)
-TEACHER = TrainConfig(steps=4000, batch_size=32, learning_rate=1.5e-3)
+TEXT = TrainConfig(steps=1000, batch_size=96, learning_rate=1e-3, ema=0.99)
+TEACHER = TrainConfig(steps=6400, batch_size=32, learning_rate=1.5e-3)
 STUDENT = TrainConfig(steps=2000, batch_size=32, learning_rate=1e-3)
 
 
@@ -92,18 +94,37 @@ def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> None:
     components.save(vae, shop.out / "vae", torch.float16)
 
 
+def train_text(shop: Workshop, config: TrainConfig = TEXT) -> None:
+    """Train a text encoder to know which caption belongs to which sound; the teacher's training goes on from there."""
+    _, latents = shop.latents()
+    torch.manual_seed(config.seed)
+    pair = Pair(TextConfig(vocabulary_of(latents.captions)), *latents.mean.shape[1:])
+    ids, words = pair.text.tokenize(latents.captions)
+
+    def loss(pair, indices, generator):
+        length = int(words[indices].sum(1).max())
+        audio, text = pair(latents.draw(indices, generator), ids[indices, :length], words[indices, :length])
+        found = (audio @ text.T).argmax(dim=1) == torch.arange(len(indices), device=audio.device)
+        return contrastive_loss(audio, text, pair.log_scale.exp()), {"found": float(found.float().mean())}
+
+    pair = shop.train(pair, loss, len(latents), config, "text")
+    components.save(pair.text, shop.runs / "text" / "encoder")
+
+
 def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> None:
-    """Train text encoder, backbone and diffusion head together."""
+    """Train backbone and diffusion head, and the text encoder of `train_text` further with them."""
     vae, latents = shop.latents()
     torch.manual_seed(config.seed)
     tokens, width = latents.mean.shape[1:]
+    text = components.load(TextEncoder, TextConfig, shop.runs / "text" / "encoder")
     model = Generator(
-        TextConfig(vocabulary_of(latents.captions)),
+        text.config,
         BackboneConfig(tokens=tokens, token_dim=width),
         HeadConfig(token_dim=width, times=1),
     )
-    model = _fit(shop, model, Diffusion(repeats=2), latents, config, "teacher")
-    settings = Settings("diffusion", "prediction", guidance_scale=3.0, sampling_steps=100)
+    model.text.load_state_dict(text.state_dict())
+    model = _fit(shop, model, Diffusion(repeats=1), latents, config, "teacher")
+    settings = Settings("diffusion", "prediction", guidance_scale=2.0, sampling_steps=100)
     components.save(model.text, shop.out / "text", torch.float16)
     _save(shop, model, vae, settings, "teacher")
 
@@ -142,7 +163,7 @@ def train_student(
         distillation_weight=distillation_weight,
         layers=layers,
     )
-    _save(shop, model, vae, Settings(), name)
+    _save(shop, model, vae, Settings(guidance_scale=5.0, guidance_schedule="linear"), name)
 
 
 def _generator(master: TextToAudio, times: int) -> Generator:
@@ -187,6 +208,7 @@ def train_soundworld(out: Path, runs: Path, seed: int = 0) -> None:
     train_oracle(shop, replace(ORACLE, seed=seed))
     train_vae(shop, replace(VAE_RUN, seed=seed))
     train_texture(shop, replace(TEXTURE, seed=seed))
+    train_text(shop, replace(TEXT, seed=seed))
     train_teacher(shop, replace(TEACHER, seed=seed))
     train_student(shop, config=replace(STUDENT, seed=seed))
     train_student(shop, "student_without_distillation", replace(STUDENT, seed=seed), distillation_weight=0.0)

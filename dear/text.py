@@ -31,7 +31,7 @@ class TextEncoder(nn.Module):
         self.config = config
         self.index = {word: i for i, word in enumerate(config.vocabulary)}
         self.embedding = nn.Embedding(len(config.vocabulary), config.width)
-        self.positions = nn.Parameter(0.02 * torch.randn(config.length, config.width))
+        self.positions = nn.Parameter(0.5 * torch.randn(config.length, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         nn.init.normal_(self.embedding.weight, std=0.5)

@@ -111,7 +111,7 @@ def test_data_write_and_check_agree(tmp_path):
 
 def test_train_refuses_an_unknown_part(tmp_path):
     code, said = run("train", "decoder", "--out", tmp_path, "--runs", tmp_path)
-    assert code == 1 and "oracle, vae, texture, teacher, student or all" in said
+    assert code == 1 and "oracle, vae, texture, text, teacher, student or all" in said
 
 
 def test_train_on_a_folder_of_recordings(tmp_path):
@@ -119,7 +119,7 @@ def test_train_on_a_folder_of_recordings(tmp_path):
     where = ("--data", tmp_path / "world", "--out", tmp_path / "models", "--runs", tmp_path / "runs", "--steps", 2)
     code, said = run("train", "all", *where)
     assert code == 0 and "oracle: skipped" in said
-    for name in ("vae", "texture", "teacher", "student"):
+    for name in ("vae", "texture", "text", "teacher", "student"):
         rows = [json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()]
         assert rows[-1]["step"] == 2
     assert components.load(VAE, VAEConfig, tmp_path / "models" / "vae").config == VAEConfig()

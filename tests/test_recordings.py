@@ -158,7 +158,7 @@ def test_from_a_folder_to_a_record(folder, tmp_path, monkeypatch):
     counts = record["clips"]["student"]["confusion"]
     assert sum(sum(row.values()) for row in counts.values()) == 8
     assert {part: row["steps"] for part, row in record["trainings"].items()} == dict.fromkeys(
-        ("listener0", "listener1", "listener2", "student", "teacher", "texture", "vae"), 3)
+        ("listener0", "listener1", "listener2", "student", "teacher", "text", "texture", "vae"), 3)
 
 
 def test_a_listener_hears_the_held_out_fold_of_esc10(esc10, tmp_path):
