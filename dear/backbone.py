@@ -49,6 +49,8 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         if config.width % config.heads:
             raise ValueError(f"heads must divide width, got {config.heads} heads and width {config.width}")
+        if config.window < 0:
+            raise ValueError(f"window must be 0 (none) or a number of tokens, got {config.window}")
         self.config = config
         width = config.width
         self.token_in = nn.Linear(config.token_dim, width)

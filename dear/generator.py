@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.distillation import gradient_norm_ratio, hidden_state_loss
 from dear.head import AdaLNHead, HeadConfig
-from dear.masking import random_mask, sample_mask_ratios
+from dear.masking import CLASSROOM_LAW, training_mask
 from dear.text import TextConfig, TextEncoder
 
 
@@ -25,20 +25,19 @@ class Generator(nn.Module):
 def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, words: Tensor,
                   generator: torch.Generator, *, teacher: Generator | None = None, distillation_weight: float = 1000.0,
                   layers: str | tuple[int, ...] = "last", text_drop: float = 0.1,
-                  mask_law: tuple[float, float, float] = (0.0, 1.0, 0.3)) -> tuple[Tensor, dict]:
+                  mask_law: tuple[float, float, float] = CLASSROOM_LAW) -> tuple[Tensor, dict]:
     """Objective on the masked tokens, plus `distillation_weight` x hidden-state loss if there is a teacher.
 
         L = L_objective + lambda L_distill        (AudioDEAR, arXiv 2605.00329; lambda = 1000)
 
     tokens (B, N, D), ids and words (B, L). Every clip has a mask ratio of its own: `mask_law` holds low, mean and std
-    of `sample_mask_ratios`. IMPACT's is (0.7, 1.0, 0.25); of 32 tokens it would leave 4 known on average, of IMPACT's
-    256 it leaves 35. Teacher and student see the same tokens, masks and dropped texts. The objective is a mean over
-    masked tokens, L_distill a mean over masked tokens and width; the figure "gradient_ratio" is
-    |grad lambda L_distill| / |grad L_objective|, both with respect to the student's h, so that lambda can be read.
+    of `sample_mask_ratios`; IMPACT's is (0.7, 1.0, 0.25). Teacher and student see the same tokens, masks and dropped
+    texts. The objective is a mean over masked tokens, L_distill a mean over masked tokens and width; the figure
+    "gradient_ratio" is |grad lambda L_distill| / |grad L_objective|, both with respect to the student's h, so that
+    lambda can be read.
     """
     batch, count, _ = tokens.shape
-    ratios = sample_mask_ratios(batch, generator, *mask_law)
-    masked = random_mask(count, (ratios * count).ceil().long().clamp(min=1), generator)
+    masked = training_mask(batch, count, generator, mask_law)
     drop = torch.rand(batch, generator=generator, device=tokens.device) < text_drop
     states = model(tokens, masked, ids, words, drop)
     h = states[-1]

@@ -106,7 +106,7 @@ def texture_kept(vae, count: int = 24) -> dict[str, float]:
 
 def train_heads(pipe: TextToAudio, tokens: Tensor, captions, steps: int = 1500, seed: int = 0) -> dict[str, AdaLNHead]:
     """An energy head and a mean head, trained side by side on the same hidden states of the frozen teacher."""
-    from dear.masking import random_mask, sample_mask_ratios
+    from dear.masking import training_mask
 
     config = TrainConfig(steps=steps, batch_size=32, seed=seed)
     torch.manual_seed(seed)
@@ -120,8 +120,7 @@ def train_heads(pipe: TextToAudio, tokens: Tensor, captions, steps: int = 1500, 
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = torch.randint(len(tokens), (config.batch_size,), generator=generator)
-        ratios = sample_mask_ratios(config.batch_size, generator, 0.0, 1.0, 0.3)
-        masked = random_mask(tokens.shape[1], (ratios * tokens.shape[1]).ceil().long(), generator)
+        masked = training_mask(config.batch_size, tokens.shape[1], generator)
         drop = torch.rand(config.batch_size, generator=generator) < 0.1
         with torch.no_grad():
             h = pipe.backbone(tokens[pick], masked, pipe.text(ids[pick], words[pick]), words[pick], drop)[masked]

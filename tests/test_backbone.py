@@ -193,5 +193,7 @@ def test_bad_input(inputs):
         model(tokens, masked, text, text_mask, None, torch.zeros(3, 2))
     with pytest.raises(ValueError, match=r"pooled must be \(3, 2\)"):
         build(pooled_dim=2)(tokens, masked, text, text_mask)
+    with pytest.raises(ValueError, match="window must be 0"):
+        build(window=-1)
     with pytest.raises(ValueError, match="heads must divide"):
         build(heads=5)
