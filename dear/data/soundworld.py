@@ -14,7 +14,7 @@ import numpy as np
 from dear.data import captions
 from dear.data.synthesis import SAMPLE_RATE, Qualities, add_room, synthesise
 
-VERSION = 3
+VERSION = 4
 SAMPLES = 40_960
 KINDS = tuple(captions.KINDS)
 PITCHES = tuple(captions.PITCHES)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import fft
 
 SAMPLE_RATE = 16_000
+TOKEN = 1280  # samples: what one token of the models holds
 _VALUES = ((0.0, 0.4), (0.0, 1.0), (0.0, 0.5), (0.2, 0.8))  # position, rate, phase, brightness
 
 
@@ -65,9 +66,22 @@ def _noise(samples: int, low: float, high: float, rng) -> np.ndarray:
     return fft.irfft(spectrum * gain, size)[:samples]
 
 
-def _beats(samples: int, rate_hz: float, phase: float, rng, jitter_s: float) -> np.ndarray:
+def _period(q: "Qualities", slow: float, fast: float) -> float:
+    """Length of a beat in samples: `slow` to `fast` tokens of 80 ms.
+
+    Whole (or half) numbers of tokens, so that the tokens of a moving sound come again: with tempi that do not fit the
+    grid a classroom teacher drew rising chirps as falling ones half the time, while tones and sirens came out.
+    """
+    return (slow + (fast - slow) * q.rate) * TOKEN
+
+
+def _turns(samples: int, period: float, phase: float) -> np.ndarray:
+    """Beats since the start, (samples,)."""
+    return np.arange(samples, dtype=np.float32) / np.float32(period) + np.float32(phase)
+
+
+def _beats(samples: int, period: float, phase: float, rng, jitter_s: float) -> np.ndarray:
     """Sample positions of a rhythm with micro-timing."""
-    period = SAMPLE_RATE / rate_hz
     times = np.arange(phase * period, samples, period)
     times = times + rng.standard_normal(len(times)) * jitter_s * SAMPLE_RATE
     return np.clip(times, 0, samples - 1).astype(int)
@@ -95,23 +109,25 @@ def tone(n, f, q, rng):
 
 
 def _sweep(n, f, q, rng, sign):
-    glide = np.linspace(-0.5, 0.5, n) * sign * (0.9 + 0.6 * q.rate)
-    return _wave(f * 2 ** (glide + 0.012 * _wander(n, rng)), _partials(q, f)) * (1 + 0.2 * _wander(n, rng))
+    place = _turns(n, _period(q, 8, 6), q.phase) % 1.0
+    pitch = f * 2 ** (sign * (place - 0.5) + 0.012 * _wander(n, rng))
+    edges = np.minimum(1, 16 * np.minimum(place, 1 - place))
+    return _wave(pitch, _partials(q, f)) * edges * (1 + 0.2 * _wander(n, rng))
 
 
 def rise(n, f, q, rng):
-    """Upward glide of about an octave."""
+    """Upward glides of an octave, one after the other, each of about half a second."""
     return _sweep(n, f, q, rng, 1)
 
 
 def fall(n, f, q, rng):
-    """Downward glide of about an octave."""
+    """Downward glides of an octave, one after the other, each of about half a second."""
     return _sweep(n, f, q, rng, -1)
 
 
 def siren(n, f, q, rng):
-    """Pitch that swings up and down 2 to 4 times a second."""
-    swing = np.sin(2 * np.pi * ((2 + 2 * q.rate) * np.arange(n) / SAMPLE_RATE + q.phase))
+    """Pitch that swings up and down 2 to 3 times a second."""
+    swing = np.sin(2 * np.pi * _turns(n, _period(q, 6, 4), q.phase))
     return _wave(f * 2 ** (0.35 * swing + 0.012 * _wander(n, rng)), _partials(q, f)) * (1 + 0.15 * _wander(n, rng))
 
 
@@ -122,8 +138,8 @@ def hiss(n, f, q, rng):
 
 
 def wind(n, f, q, rng):
-    """Band of noise that swells 1 to 2 times a second, darker when it is weak."""
-    swell = 0.5 + 0.5 * np.sin(2 * np.pi * ((1 + q.rate) * np.arange(n) / SAMPLE_RATE + q.phase))
+    """Band of noise that swells 1 to 1.6 times a second, darker when it is weak."""
+    swell = 0.5 + 0.5 * np.sin(2 * np.pi * _turns(n, _period(q, 12, 8), q.phase))
     half = 2 ** (0.25 + 0.35 * q.brightness)
     dark = _noise(n, f / half / 1.6, f, rng)
     return (_noise(n, f, f * half, rng) * swell**2 + dark * 0.25 * (0.2 + swell)).astype(np.float32)
@@ -140,35 +156,34 @@ def rain(n, f, q, rng):
 
 
 def knock(n, f, q, rng):
-    """Dry hits, 3 to 6 a second, on a body with three resonances."""
+    """Dry hits, 3 or 6 a second, on a body with three resonances."""
     body = _ring(1600, (f, f * 1.62, f * 2.4), (0.022, 0.014, 0.009), (1, 0.3 + 0.5 * q.brightness, 0.4 * q.brightness))
-    at = _beats(n, 3 + 3 * q.rate, q.phase, rng, 0.004)
+    at = _beats(n, _period(q, 4, 2), q.phase, rng, 0.004)
     decay = np.exp(-np.arange(1600, dtype=np.float32) / 60)
     click = rng.standard_normal((len(at), 1600)).astype(np.float32) * decay * 0.25
     return _strike(n, at, (body + click) * np.exp(0.15 * rng.standard_normal((len(at), 1))).astype(np.float32))
 
 
 def bell(n, f, q, rng):
-    """Long ringing strokes, 1 to 2.5 a second, with inharmonic partials."""
+    """Long ringing strokes, 1.2 to 2.1 a second, with inharmonic partials."""
     ratios = np.array([1.0, 1.19, 1.56, 2.0, 2.66])
     weights = np.array([1, 0.5, 0.4, 0.5, 0.25]) * (0.25 + 0.75 * q.brightness) ** np.arange(5)
     stroke = _ring(9600, f * ratios, 0.28 / ratios, weights)
-    at = _beats(n, 1 + 1.5 * q.rate, 0.6 * q.phase, rng, 0.006)
+    at = _beats(n, _period(q, 10, 6), q.phase, rng, 0.006)
     return _strike(n, at, stroke * np.exp(0.15 * rng.standard_normal((len(at), 1))).astype(np.float32))
 
 
 def engine(n, f, q, rng):
     """Rough pulses, 8 to 13 a second, of noise and a buzz around the pitch."""
-    beat = (8 + 5 * q.rate) * (np.arange(n, dtype=np.float32) / SAMPLE_RATE) + q.phase + 0.06 * _wander(n, rng)
+    beat = _turns(n, _period(q, 1.5, 1), q.phase) + 0.06 * _wander(n, rng)
     pulse = np.exp(-3.5 * (beat % 1.0)).astype(np.float32)
     buzz = _wave(np.full(n, f / 4), np.exp(-0.5 * ((np.arange(1, 9) - 4) / (0.8 + q.brightness)) ** 2))
     return pulse * (buzz + 1.6 * _noise(n, f / 1.5, f * 1.5, rng))
 
 
 def bird(n, f, q, rng):
-    """Short falling whistles, 3.5 to 7 a second."""
-    rate = 3.5 + 3.5 * q.rate
-    beat = rate * np.arange(n, dtype=np.float32) / SAMPLE_RATE + q.phase + 0.04 * _wander(n, rng, 8)
+    """Short falling whistles, 4 to 6 a second."""
+    beat = _turns(n, _period(q, 3, 2), q.phase) + 0.04 * _wander(n, rng, 8)
     place = np.clip((beat % 1.0) / 0.6, 0, 1)
     pitch = f * 2 ** (0.45 - 0.9 * place + 0.01 * _wander(n, rng))
     return _wave(pitch, _partials(q, f)[:2]) * np.maximum(np.sin(np.pi * place), 0) ** 0.7
