@@ -26,7 +26,7 @@ from dear.oracle import Oracle, OracleConfig, blur, splice
 from dear.pipeline import Settings, TextToAudio
 from dear.training import TrainConfig, rate
 
-RHYTHMS = {"knock": (3, 6), "bird": (3.5, 7), "siren": (2, 4)}  # kind: slowest and fastest rate in Hz
+RHYTHMS = {"knock": (3, 6.5), "bird": (4, 6.5), "siren": (2, 3.2)}  # kind: slowest and fastest rate in Hz
 
 
 class Mean:
