@@ -121,6 +121,7 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> None:
         text.config,
         BackboneConfig(tokens=tokens, token_dim=width),
         HeadConfig(token_dim=width, times=1),
+        mean=True,
     )
     model.text.load_state_dict(text.state_dict())
     model = _fit(shop, model, Diffusion(repeats=1), latents, config, "teacher")

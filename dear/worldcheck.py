@@ -79,7 +79,8 @@ def coherence(mels: dict[str, Tensor]) -> dict[str, float]:
 
 def singles(kind: str, count: int, seed: int = 0) -> list[str]:
     """Captions of one loud event of a kind in all three registers."""
-    return [f"a loud {PITCHES[i % 3]} {'rising chirp' if kind == 'rise' else kind}" for i in range(seed, seed + count)]
+    name = {"rise": "rising chirp", "fall": "falling chirp"}.get(kind, kind)
+    return [f"a loud {PITCHES[i % 3]} {name}" for i in range(seed, seed + count)]
 
 
 def rendered_singles(kind: str, count: int, seed: int = 0) -> Tensor:

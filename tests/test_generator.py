@@ -9,7 +9,7 @@ from dear.backbone import BackboneConfig
 from dear.distillation import hidden_state_loss
 from dear.generator import Generator, training_loss
 from dear.head import HeadConfig
-from dear.masking import random_mask, sample_mask_ratios
+from dear.masking import random_mask, sample_mask_ratios, training_mask
 from dear.objectives import Diffusion, Energy
 from dear.text import TextConfig
 
@@ -44,7 +44,7 @@ class Spy:
 
     def __init__(self, net):
         self.net, self.seen = net, []
-        self.head = net.head
+        self.head, self.mean = net.head, net.mean
 
     def __call__(self, *args):
         self.seen.append([a.clone() for a in args])
@@ -193,3 +193,20 @@ def test_hidden_states_come_after_each_decoder_layer(batch):
     masked, drop = torch.ones(3, 8, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
     states = model()(tokens, masked, ids, words, drop)
     assert [tuple(s.shape) for s in states] == [(3, 8, 24)] * 2
+
+
+def test_a_model_with_a_mean_also_regresses_each_masked_token(batch):
+    tokens, ids, words = batch
+    torch.manual_seed(0)
+    net = Generator(TEXT, BACKBONE, HeadConfig(**HEAD), mean=True)
+    plain, _ = training_loss(net, Energy(), tokens, ids, words, gen(3), mean_weight=0.0)
+    loss, figures = training_loss(net, Energy(), tokens, ids, words, gen(3), mean_weight=2.0)
+    replay = gen(3)
+    masked = training_mask(3, 8, replay)
+    h = net(tokens, masked, ids, words, torch.rand(3, generator=replay) < 0.1)[-1]
+    wanted = ((net.mean(h) - tokens) ** 2).mean(dim=2)[masked].mean()
+    torch.testing.assert_close(loss - plain, 2 * wanted)
+    assert figures["mean"] == pytest.approx(float(wanted.detach()))
+    loss.backward()
+    assert net.mean.weight.grad.abs().sum() > 0
+    assert "mean" not in training_loss(model(), Energy(), tokens, ids, words, gen(3))[1]
