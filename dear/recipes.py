@@ -26,7 +26,7 @@ ORACLE = TrainConfig(steps=2500, batch_size=64, learning_rate=2e-3, weight_decay
 VAE_RUN = TrainConfig(steps=3000, batch_size=16, learning_rate=2e-3, ema=0.998)
 TEXTURE = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998)
 TEXT = TrainConfig(steps=1000, batch_size=96, learning_rate=1e-3, ema=0.99)
-TEACHER = TrainConfig(steps=20_000, batch_size=32, learning_rate=1.5e-3)
+TEACHER = TrainConfig(steps=14_000, batch_size=32, learning_rate=1.5e-3)
 STUDENT = TrainConfig(steps=4000, batch_size=32, learning_rate=1e-3)
 
 
