@@ -2,16 +2,17 @@
 
 import csv
 import io
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from dear import audio, components
+from dear.log import write_record
 from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import SHIPPED, TextToAudio
+
+STUDENT = {"name": "student", "distillation_weight": 1000.0, "layers": "last", "from_scratch": False}
 
 
 def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, count: int, picture) -> None:
@@ -30,16 +31,16 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
         generator=torch.Generator().manual_seed(seed),
     )
     heard = audio.log_mel(made.audios)
+    oracle = components.load(Oracle, OracleConfig, components.WEIGHTS / "oracle") if model in SHIPPED else None
     if several:
-        out = out.with_suffix("")
+        out = out.with_suffix("") if out.suffix in (".wav", ".flac") else out
     (out if several else out.parent).mkdir(parents=True, exist_ok=True)
     for i, wave in enumerate(made.audios):
         prompt = prompts[i // count]
         path = out / f"{i + 1}.wav" if several else out
         audio.write(path, wave)
         print(f"{path}: {prompt!r}, {audio.features(wave)}")
-        if model in SHIPPED:
-            oracle = components.load(Oracle, OracleConfig, components.WEIGHTS / "oracle")
+        if oracle:
             try:
                 print(f"  oracle {verdict(oracle.read(heard[i : i + 1])[0].tolist(), prompt)}")
             except ValueError as error:
@@ -52,35 +53,31 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
 
 
 def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: int, **student) -> None:
-    """Train one part, or all in their order."""
+    """Train one part, or all in their order; of SoundWorld, all includes the student without distillation."""
     from dear import recipes
 
-    parts = {
-        "oracle": recipes.ORACLE,
-        "vae": recipes.VAE_RUN,
-        "texture": recipes.TEXTURE,
-        "text": recipes.TEXT,
-        "teacher": recipes.TEACHER,
-        "student": recipes.STUDENT,
-    }
-    if part not in (*parts, "all"):
-        raise ValueError(f"the part to train must be one of {', '.join(parts)} or all, got {part!r}")
-    if part == "all" and source == "soundworld" and steps is None:
-        recipes.train_soundworld(out, runs, seed=seed)
-        return
-    shop = recipes.Workshop(_source(source, held_out), runs, out)
-    for name in parts if part == "all" else [part]:
-        config = replace(parts[name], seed=seed, **({"steps": steps} if steps else {}))
-        if name == "oracle":
-            if source != "soundworld":
-                print("oracle: skipped, it reads SoundWorld's labels, which recordings do not have")
-                continue
-            recipes.train_oracle(shop, config)
-        elif name == "student":
-            recipes.train_student(shop, student.pop("name"), config, **student)
-        else:
-            getattr(recipes, f"train_{name}")(shop, config)
-        print(f"{name}: finished; model in {out}, checkpoint and metrics.jsonl in {runs}")
+    every, synthetic = part == "all", source == "soundworld"
+    if part not in (*recipes.PARTS, "all"):
+        raise ValueError(f"the part to train must be one of {', '.join(recipes.PARTS)} or all, got {part!r}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    if held_out is not None and synthetic:
+        raise ValueError("--held-out is for recordings: SoundWorld's test clips are never trained on")
+    if part != "student" and student != STUDENT:
+        raise ValueError("--name, --distillation, --layers and --from-scratch are for `dear train student` alone")
+    if part == "oracle" and not synthetic:
+        raise ValueError("the oracle reads SoundWorld's labels, which recordings do not have")
+    shop = recipes.Workshop(None if part == "oracle" else _source(source, held_out), runs, out)
+    jobs = [(name, {}) for name in recipes.PARTS if synthetic or name != "oracle"] if every else [(part, {})]
+    if every and not synthetic:
+        print("oracle: skipped, it reads SoundWorld's labels, which recordings do not have")
+    elif every:
+        jobs.append(("student", {"name": "student_without_distillation", "distillation_weight": 0.0}))
+    for name, options in jobs:
+        run, config = recipes.PARTS[name]
+        config = replace(config, seed=seed, **({} if steps is None else {"steps": steps}))
+        folder = run(shop, config, **({**student, **options} if name == "student" else {}))
+        print(f"{name}: finished; model in {folder}, checkpoint and metrics.jsonl in {runs}")
 
 
 def _source(source: str, held_out):
@@ -108,8 +105,7 @@ def evaluate(models: list[str], captions: int, iterations, guidance, split: str,
     here = [name for name, folder in SHIPPED.items() if (components.WEIGHTS / folder / "model.json").is_file()]
     rows = report(models or here, captions, split, num_inference_steps=iterations, guidance_scale=guidance)
     if record:
-        components.write_json(record, rows)
-        print(f"wrote {record}")
+        write_record(record, {"rows": rows})
 
 
 def write_data(out: Path, count: int, split: str, seed: int) -> None:
@@ -144,5 +140,4 @@ def report_recordings(folder: Path, models: Path, runs: Path, held_out: str, lab
 
     found = report(folder, models, runs, held_out, label=label, **({"steps": steps} if steps else {}))
     if record:
-        components.write_json(record, {"command": shlex.join(["dear", *sys.argv[1:]]), **found})
-        print(f"wrote {record}")
+        write_record(record, found)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -39,7 +39,8 @@ class Settings:
     """What a model was trained with and how it is best drawn from; stored as model.json.
 
     objective: "energy" (student) or "diffusion" (teacher).  guidance: where it acts, on h ("hidden") or on the
-    "prediction".  sampling_steps: calls of the head a token.
+    "prediction".  sampling_steps: calls of the head a token.  objective_arguments: what the objective is built with,
+    where that is not its default (a teacher of the noise draws nonsense if it is read as one of v).
     """
 
     objective: str = "energy"
@@ -48,6 +49,7 @@ class Settings:
     guidance_schedule: str = "constant"
     num_inference_steps: int = 16
     sampling_steps: int = 1
+    objective_arguments: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class TextToAudio:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {settings.objective!r}")
         self.text, self.backbone, self.head, self.vae = text, backbone, head, vae
         self.settings, self.vocoder = settings, vocoder
-        self.objective = OBJECTIVES[settings.objective]()
+        self.objective = OBJECTIVES[settings.objective](**settings.objective_arguments)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TextToAudio":
@@ -118,7 +120,7 @@ class TextToAudio:
     def tokens(self, prompts: Sequence[str], generator: torch.Generator, **settings) -> Tensor:
         """Tokens (B, N, D) drawn for prompts; keyword settings override those of the model (see `decode`)."""
         chosen = dataclasses.asdict(self.settings) | {k: v for k, v in settings.items() if v is not None}
-        chosen.pop("objective")
+        del chosen["objective"], chosen["objective_arguments"]
         vectors, mask = self.text.encode(prompts)
         return decode(self.backbone, self.head, self.objective, vectors, mask, generator=generator, **chosen)
 

@@ -28,6 +28,7 @@ TEXTURE = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998)
 TEXT = TrainConfig(steps=1000, batch_size=96, learning_rate=1e-3, ema=0.99)
 TEACHER = TrainConfig(steps=14_000, batch_size=32, learning_rate=1.5e-3)
 STUDENT = TrainConfig(steps=4000, batch_size=32, learning_rate=1e-3)
+TARGET = {"prediction": "v", "schedule": "cosine", "repeats": 1}  # the teacher's Diffusion
 STORED = torch.float8_e4m3fn  # four significant bits a weight, so that what is shipped stays under 15 MB
 
 
@@ -35,7 +36,9 @@ STORED = torch.float8_e4m3fn  # four significant bits a weight, so that what is 
 class Workshop:
     """Where a series of trainings reads and writes: data, `runs` (checkpoints and logs) and `out` (finished models).
 
-    data: `len`, `captions` and `log_mels(indices)`, as RenderedSplit and RecordedMels have them.
+    data: `len`, `captions` and `log_mels(indices)` -> (B, 256, 64), as RenderedSplit and RecordedMels have them; None
+    for the oracle, which has clips of its own. Trainings run where Accelerate puts them; data stay on the CPU, and the
+    loss of a step moves its batch to the generator's device.
     """
 
     data: object
@@ -53,7 +56,7 @@ class Workshop:
         return vae, prepare(vae, self.data, self.runs / "latents.safetensors", self.progress)
 
 
-def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> None:
+def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> Path:
     """Train the oracle on SoundWorld's split of its own, clips and twins."""
     data, twins = (
         rendered("oracle", TRAIN_CLIPS, twins=t, processes=os.cpu_count() or 1, progress=shop.progress)
@@ -62,40 +65,42 @@ def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> None:
     labels, qualities = torch.from_numpy(data.labels), torch.from_numpy(data.qualities)
 
     def loss(oracle, indices, generator):
-        return oracle_loss(
-            oracle, data.log_mels(indices), twins.log_mels(indices), labels[indices], qualities[indices], generator
-        )
+        batch = data.log_mels(indices), twins.log_mels(indices), labels[indices], qualities[indices]
+        return oracle_loss(oracle, *_there(generator, *batch), generator)
 
     torch.manual_seed(config.seed)
     oracle = shop.train(Oracle(OracleConfig()), loss, len(data), config, "oracle")
     components.save(oracle, shop.out / "oracle", torch.float16)
+    return shop.out / "oracle"
 
 
-def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> None:
+def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> Path:
     """Train the VAE, then fit the scale of its latent channels."""
 
     def loss(vae, indices, generator):
-        return vae_loss(vae, shop.data.log_mels(indices), generator)
+        return vae_loss(vae, *_there(generator, shop.data.log_mels(indices)), generator)
 
     torch.manual_seed(config.seed)
     vae = shop.train(VAE(VAEConfig()), loss, len(shop.data), config, "vae")
-    vae.fit_scale(shop.data.log_mels(range(min(1024, len(shop.data)))))
+    vae.cpu().fit_scale(shop.data.log_mels(range(min(1024, len(shop.data)))))
     components.save(vae, shop.out / "vae", torch.float16)
+    return shop.out / "vae"
 
 
-def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> None:
+def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> Path:
     """Train the part of the VAE's decoder that draws texture further; latents and all that was made with them stay."""
     vae = components.load(VAE, VAEConfig, shop.out / "vae").requires_grad_(False)
     vae.texture.requires_grad_(True)
 
     def loss(vae, indices, generator):
-        return texture_loss(vae, shop.data.log_mels(indices), generator)
+        return texture_loss(vae, *_there(generator, shop.data.log_mels(indices)), generator)
 
     vae = shop.train(vae, loss, len(shop.data), config, "texture")
     components.save(vae, shop.out / "vae", torch.float16)
+    return shop.out / "vae"
 
 
-def train_text(shop: Workshop, config: TrainConfig = TEXT) -> None:
+def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
     """Train a text encoder to know which caption belongs to which sound; the teacher's training goes on from there."""
     _, latents = shop.latents()
     torch.manual_seed(config.seed)
@@ -104,42 +109,45 @@ def train_text(shop: Workshop, config: TrainConfig = TEXT) -> None:
 
     def loss(pair, indices, generator):
         length = int(words[indices].sum(1).max())
-        audio, text = pair(latents.draw(indices, generator), ids[indices, :length], words[indices, :length])
+        batch = _there(generator, ids[indices, :length], words[indices, :length])
+        audio, text = pair(latents.draw(indices, generator), *batch)
         found = (audio @ text.T).argmax(dim=1) == torch.arange(len(indices), device=audio.device)
         return contrastive_loss(audio, text, pair.log_scale.exp()), {"found": float(found.float().mean())}
 
     pair = shop.train(pair, loss, len(latents), config, "text")
     components.save(pair.text, shop.runs / "text" / "encoder")
+    return shop.runs / "text" / "encoder"
 
 
-def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> None:
+def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
     """Train backbone and diffusion head, and the text encoder of `train_text` further with them."""
     vae, latents = shop.latents()
     torch.manual_seed(config.seed)
     tokens, width = latents.mean.shape[1:]
     text = components.load(TextEncoder, TextConfig, shop.runs / "text" / "encoder")
-    model = Generator(
-        text.config,
-        BackboneConfig(tokens=tokens, token_dim=width),
-        HeadConfig(token_dim=width, times=1),
-        mean=True,
+    backbone = BackboneConfig(
+        tokens=tokens, token_dim=width, text_dim=text.config.width, text_length=text.config.length
     )
+    head = HeadConfig(token_dim=width, cond_dim=backbone.width, times=1)
+    model = Generator(text.config, backbone, head, mean=True)
     model.text.load_state_dict(text.state_dict())
-    model = _fit(shop, model, Diffusion(repeats=1), latents, config, "teacher")
-    settings = Settings("diffusion", "prediction", guidance_scale=2.0, sampling_steps=100)
+    model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher")
+    settings = Settings(
+        "diffusion", "prediction", guidance_scale=2.0, sampling_steps=100, objective_arguments=TARGET
+    )
     components.save(model.text, shop.out / "text", STORED)
-    _save(shop, model, vae, settings, "teacher")
+    return _save(shop, model, vae, settings, "teacher")
 
 
 def train_student(
     shop: Workshop,
-    name: str = "student",
     config: TrainConfig = STUDENT,
     *,
+    name: str = "student",
     distillation_weight: float = 1000.0,
     layers: str = "last",
     from_scratch: bool = False,
-) -> None:
+) -> Path:
     """Train backbone and energy head; the text encoder is the teacher's, frozen, so that h can be compared.
 
     The backbone starts as the teacher's or from scratch. Weight 0 trains without distillation: same start, same data,
@@ -165,7 +173,7 @@ def train_student(
         distillation_weight=distillation_weight,
         layers=layers,
     )
-    _save(shop, model, vae, Settings(guidance_scale=5.0, guidance_schedule="linear"), name)
+    return _save(shop, model, vae, Settings(guidance_scale=5.0, guidance_schedule="linear"), name)
 
 
 def _generator(master: TextToAudio, times: int) -> Generator:
@@ -176,27 +184,32 @@ def _generator(master: TextToAudio, times: int) -> Generator:
     return model
 
 
-def _fit(shop: Workshop, model: Generator, objective, latents: Latents, config: TrainConfig, name: str, **distillation):
+def _there(generator: torch.Generator, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A batch on the device where the step happens."""
+    return tuple(tensor.to(generator.device) for tensor in batch)
+
+
+def _fit(
+    shop: Workshop, model: Generator, objective, latents: Latents, config: TrainConfig, name: str,
+    teacher: Generator | None = None, **distillation,
+):  # fmt: skip
     ids, words = model.text.tokenize(latents.captions)
 
     def loss(module, indices, generator):
         length = int(words[indices].sum(1).max())
-        return training_loss(
-            module,
-            objective,
-            latents.draw(indices, generator),
-            ids[indices, :length],
-            words[indices, :length],
-            generator,
-            **distillation,
-        )
+        batch = _there(generator, ids[indices, :length], words[indices, :length])
+        if teacher is not None:
+            teacher.to(generator.device)
+        tokens = latents.draw(indices, generator)
+        return training_loss(module, objective, tokens, *batch, generator, teacher=teacher, **distillation)
 
     return shop.train(model, loss, len(latents), config, name)
 
 
-def _save(shop: Workshop, model: Generator, vae: VAE, settings: Settings, name: str) -> None:
+def _save(shop: Workshop, model: Generator, vae: VAE, settings: Settings, name: str) -> Path:
     pipe = TextToAudio(model.text, model.backbone, model.head, vae, settings)
     pipe.save_pretrained(shop.out / name, STORED, shared={"text": "../text", "vae": "../vae"})
+    return shop.out / name
 
 
 def soundworld_clips():
@@ -204,13 +217,12 @@ def soundworld_clips():
     return rendered("train", TRAIN_CLIPS, processes=os.cpu_count() or 1)
 
 
-def train_soundworld(out: Path, runs: Path, seed: int = 0) -> None:
-    """Everything that is shipped, from nothing: data, oracle, VAE, teacher, student with and without distillation."""
-    shop = Workshop(soundworld_clips(), runs, out)
-    train_oracle(shop, replace(ORACLE, seed=seed))
-    train_vae(shop, replace(VAE_RUN, seed=seed))
-    train_texture(shop, replace(TEXTURE, seed=seed))
-    train_text(shop, replace(TEXT, seed=seed))
-    train_teacher(shop, replace(TEACHER, seed=seed))
-    train_student(shop, config=replace(STUDENT, seed=seed))
-    train_student(shop, "student_without_distillation", replace(STUDENT, seed=seed), distillation_weight=0.0)
+# In this order, each reading what those before it have finished. A function returns the folder of what it made.
+PARTS = {
+    "oracle": (train_oracle, ORACLE),
+    "vae": (train_vae, VAE_RUN),
+    "texture": (train_texture, TEXTURE),
+    "text": (train_text, TEXT),
+    "teacher": (train_teacher, TEACHER),
+    "student": (train_student, STUDENT),
+}

@@ -1,10 +1,6 @@
 """Real recordings: their log-mels for the trainings, and a report of what the models trained on them have learned."""
 
-import datetime
 import json
-import platform
-import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -88,8 +84,7 @@ def report(folder: Path, models: Path, runs: Path, held_out: str, *, label: str 
     _tell(rows, classes)
     trainings = {path.parent.name: _training(path) for path in sorted(runs.glob("*/metrics.jsonl"))}
     return {
-        "date": datetime.date.today().isoformat(), "commit": _commit(), "seconds": round(time.perf_counter() - started),
-        "device": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s)",
+        "seconds": round(time.perf_counter() - started),
         "data": {"recordings": len(set(data.names)), "held out": len({data.names[i] for i in test}),
                  "training crops": len(known), "held-out crops": len(test)},
         "trainings": trainings, "classes": classes, "clips": rows,
@@ -187,12 +182,3 @@ def _training(log: Path) -> dict:
             f"at step {first['step']}": {name: first[name] for name in names},
             f"at steps {last[0]['step']} to {last[-1]['step']}":
                 {name: round(float(np.mean([line[name] for line in last])), 4) for name in names}}
-
-
-def _commit() -> str | None:
-    """Commit that this file was run from, "-dirty" if files differ from it; None outside a repository."""
-    if not shutil.which("git"):
-        return None
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None

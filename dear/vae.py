@@ -43,6 +43,7 @@ class VAE(nn.Module):
         self.texture = _decoder(config.channels + config.noise, config.texture_width, config)
         self.register_buffer("latent_mean", torch.zeros(config.channels))
         self.register_buffer("latent_std", torch.ones(config.channels))
+        self.register_buffer("loudest", torch.tensor(torch.inf))
 
     def posterior(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance (B, channels, T / patch) of log-mels (B, T, mels)."""
@@ -81,19 +82,25 @@ class VAE(nn.Module):
         return patchify(scaled, self.config.steps_per_token)
 
     def decode(self, tokens: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Log-mel (B, T, mels) drawn given tokens (B, N, D), D = channels steps_per_token; see `encode`."""
+        """Log-mel (B, T, mels) drawn given tokens (B, N, D), D = channels steps_per_token; see `encode`.
+
+        No bin is louder than the loudest that `fit_scale` saw: where drawn tokens left what the decoder was trained
+        on, it gave levels up to 5.5 (SoundWorld's clips stay below 1.5), and a whole clip had to be turned down.
+        """
         width = self.config.channels * self.config.steps_per_token
         if tokens.ndim != 3 or tokens.shape[2] != width:
             raise ValueError(f"tokens must be (B, N, {width}), got {tuple(tokens.shape)}")
         latent = unpatchify(tokens, self.config.steps_per_token)
-        return self.draw(latent * self.latent_std[:, None] + self.latent_mean[:, None], generator)[1][0]
+        log_mel = self.draw(latent * self.latent_std[:, None] + self.latent_mean[:, None], generator)[1][0]
+        return log_mel.clamp(max=self.loudest)
 
     @torch.no_grad()
     def fit_scale(self, log_mel: torch.Tensor) -> None:
-        """Set the centre and scale of each latent channel from examples."""
+        """Set the centre and scale of each latent channel, and the highest level, from examples."""
         mean, log_variance = self.posterior(log_mel)
         self.latent_mean.copy_(mean.mean((0, 2)))
         self.latent_std.copy_((mean.var((0, 2)) + log_variance.exp().mean((0, 2))).sqrt())
+        self.loudest.copy_(log_mel.max())
 
 
 def _decoder(inputs: int, width: int, config: VAEConfig) -> nn.Sequential:

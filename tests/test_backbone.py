@@ -197,3 +197,12 @@ def test_bad_input(inputs):
         build(window=-1)
     with pytest.raises(ValueError, match="heads must divide"):
         build(heads=5)
+
+
+def test_a_fresh_model_starts_small_and_random():
+    torch.manual_seed(0)
+    model = MaskedTransformer(BackboneConfig())
+    for name in ("text_positions", "encoder_positions", "decoder_positions", "null_text", "mask_embedding"):
+        assert getattr(model, name).std().item() == pytest.approx(0.02, rel=0.25), name
+    weight = model.encoder[0].mlp[0].weight
+    assert weight.std().item() == pytest.approx((2 / sum(weight.shape)) ** 0.5, rel=0.05)  # Xavier

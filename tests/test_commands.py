@@ -7,7 +7,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from dear import components
+from dear import components, recipes
 from dear.__main__ import app
 from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.data import captions
@@ -112,6 +112,33 @@ def test_data_write_and_check_agree(tmp_path):
 def test_train_refuses_an_unknown_part(tmp_path):
     code, said = run("train", "decoder", "--out", tmp_path, "--runs", tmp_path)
     assert code == 1 and "oracle, vae, texture, text, teacher, student or all" in said
+
+
+@pytest.mark.parametrize(("arguments", "said_why"), [
+    (("teacher", "--steps", 0), "at least 1"),
+    (("vae", "--held-out", 5), "for recordings"),
+    (("all", "--distillation", 0), "dear train student"),
+    (("teacher", "--from-scratch"), "dear train student"),
+    (("oracle", "--data", "recordings"), "recordings do not have"),
+])  # fmt: skip
+def test_train_refuses_options_that_it_would_ignore(tmp_path, arguments, said_why):
+    code, said = run("train", *arguments, "--out", tmp_path, "--runs", tmp_path)
+    assert code == 1 and said_why in said and not list(tmp_path.iterdir())
+
+
+def test_all_of_soundworld_is_every_part_and_a_student_without_distillation(tmp_path, monkeypatch):
+    done = []
+
+    def part(name):
+        return lambda shop, config, **options: done.append((name, config.steps, config.seed, options))
+
+    monkeypatch.setattr(recipes, "PARTS", {name: (part(name), config) for name, (_, config) in recipes.PARTS.items()})
+    monkeypatch.setattr(recipes, "soundworld_clips", lambda: None)
+    code, _ = run("train", "all", "--steps", 7, "--seed", 3, "--out", tmp_path, "--runs", tmp_path)
+    assert code == 0 and all(entry[1:3] == (7, 3) for entry in done)
+    assert [entry[0] for entry in done] == ["oracle", "vae", "texture", "text", "teacher", "student", "student"]
+    assert [entry[3].get("distillation_weight") for entry in done[-2:]] == [1000.0, 0.0]
+    assert [entry[3]["name"] for entry in done[-2:]] == ["student", "student_without_distillation"]
 
 
 def test_train_on_a_folder_of_recordings(tmp_path):

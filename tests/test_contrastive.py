@@ -42,6 +42,21 @@ def test_vectors_are_of_unit_length_and_do_not_see_padding():
     torch.testing.assert_close(pair(tokens, ids + (~words).long(), words)[1], text)
 
 
+def test_sound_is_all_tokens_in_their_order_and_text_the_mean_of_its_words():
+    torch.manual_seed(0)
+    pair = Pair(TEXT, tokens=8, token_dim=4)
+    tokens, ids, words = torch.randn(2, 8, 4), torch.tensor([[0, 3], [1, 2]]), torch.ones(2, 2, dtype=torch.bool)
+    audio, text = pair(tokens, ids, words)
+    last, turned = tokens.clone(), tokens.flip(1)
+    last[:, -1] += 1
+    for other in (last, turned):
+        assert (pair(other, ids, words)[0] - audio).abs().amax() > 1e-3
+    padded = pair(tokens, torch.nn.functional.pad(ids, (0, 2)), torch.nn.functional.pad(words, (0, 2)))[1]
+    torch.testing.assert_close(padded, text)
+    mean = pair.text(ids, words).mean(dim=1)
+    torch.testing.assert_close(text, torch.nn.functional.normalize(pair.text_out(mean), dim=-1))
+
+
 def test_learns_which_caption_belongs_to_which_sound():
     torch.manual_seed(0)
     pair = Pair(TEXT, tokens=8, token_dim=4)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -128,6 +129,17 @@ def test_the_teacher_is_loaded_by_the_same_class(tmp_path):
     again = TextToAudio.from_pretrained(tmp_path)
     assert type(again.objective).__name__ == "Diffusion" and again.settings == teacher.settings
     assert torch.equal(again.tokens(["a bell"], gen()), teacher.tokens(["a bell"], gen()))
+
+
+def test_the_objective_comes_back_with_its_arguments(tmp_path):
+    teacher = tiny("diffusion")
+    settings = replace(teacher.settings, objective_arguments={"prediction": "epsilon", "schedule": "linear"})
+    other = TextToAudio(teacher.text, teacher.backbone, teacher.head, teacher.vae, settings)
+    other.save_pretrained(tmp_path)
+    again = TextToAudio.from_pretrained(tmp_path)
+    assert again.objective.prediction == "epsilon"
+    assert torch.equal(again.tokens(["a bell"], gen()), other.tokens(["a bell"], gen()))
+    assert not torch.equal(again.tokens(["a bell"], gen()), teacher.tokens(["a bell"], gen()))
 
 
 def test_half_precision_halves_the_files_and_is_close(pipe, tmp_path):

@@ -1,5 +1,6 @@
 """The files around the code agree with each other: pyproject, lock, conda environment, Makefile, README, citation."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -144,3 +145,15 @@ def test_citation_and_licence_agree_with_pyproject():
     assert citation["license"] == PROJECT["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
     assert citation["authors"] == PROJECT["authors"]
+
+
+def test_the_readme_shows_the_figures_of_the_record():
+    rows = json.loads((ROOT / "records" / "soundworld.json").read_text())["rows"]
+    names = {"soundworld": "student, 1 head call a token", "soundworld-teacher": "teacher, 100 diffusion steps",
+             "soundworld-without-distillation": "student without distillation"}
+    readme = (ROOT / "README.md").read_text()
+    assert {row["model"] for row in rows} == {"rendered clips", "VAE reconstructions", *names}
+    for row in rows:
+        shares = [(row["all"][a], row["unseen"][a]) for a in ("relation", "kind", "pitch", "loudness")]
+        cells = [f"{100 * every:.1f} / {100 * unseen:.1f}" for every, unseen in shares]
+        assert f"| {names.get(row['model'], row['model'])} | {' | '.join(cells)} | {row['frechet']:.0f} |" in readme

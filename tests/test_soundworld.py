@@ -6,7 +6,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
+from dear.audio import HOP, log_mel
 from dear.data.soundworld import (
     HELD_OUT,
     KINDS,
@@ -24,7 +26,8 @@ from dear.data.soundworld import (
     render,
     scene_labels,
 )
-from dear.data.synthesis import Qualities, synthesise
+from dear.data.synthesis import TOKEN, Qualities, synthesise
+from dear.vae import VAEConfig
 
 REGISTER = {"low": (150, 300), "middle": (500, 1000), "high": (1700, 3400)}  # Hz: an octave each, gaps between them
 MIDDLE = Qualities(0.5, 0.5, 0.5, 0.5)
@@ -266,3 +269,46 @@ def test_the_order_of_the_classes_is_what_stored_weights_and_labels_mean():
     assert " ".join(KINDS) == "tone rise fall siren hiss wind rain knock bell engine bird"
     assert RELATIONS == ("single", "then", "while")
     assert PITCHES == ("low", "middle", "high") and LOUDNESSES == ("quiet", "loud")
+
+
+# --- rhythm and brightness --------------------------------------------------------------------------------------------
+
+
+def beats_hz(kind: str, rate: float) -> float:
+    """Rate of the strongest repetition of a kind's spectrogram between 0.8 and 14 Hz, at a rate quality of 0 or 1."""
+    found = []
+    for seed in range(4):
+        quality = Qualities(0.5, rate, 0.0, 0.5)
+        wave = synthesise(kind, 2 * SAMPLES, 700.0, quality, np.random.default_rng(seed))
+        mel = log_mel(torch.from_numpy(wave)[None])[0]
+        x = (mel - mel.mean(0)).numpy()
+        lags = np.arange(7, 126)  # frames of 10 ms
+        agree = np.array([(x[:-lag] * x[lag:]).mean() for lag in lags])
+        peaks = [i for i in range(1, len(lags) - 1) if agree[i] >= max(agree[i - 1], agree[i + 1])]
+        near = [i for i in peaks if agree[i] > 0.9 * max(agree[peaks])]
+        found.append(100 / lags[near[0]])  # the first of equal peaks: its multiples repeat as well
+    return float(np.median(found))
+
+
+@pytest.mark.parametrize(("kind", "slow", "fast"), [
+    ("knock", 3.125, 6.25), ("bird", 12.5 / 3, 6.25), ("siren", 12.5 / 6, 3.125), ("rise", 12.5 / 8, 12.5 / 6),
+    ("fall", 12.5 / 8, 12.5 / 6), ("bell", 1.25, 12.5 / 6),
+])  # fmt: skip
+def test_the_rate_of_a_rhythm_is_a_whole_number_of_tokens(kind, slow, fast):
+    assert beats_hz(kind, 0.0) == pytest.approx(slow, rel=0.08)
+    assert beats_hz(kind, 1.0) == pytest.approx(fast, rel=0.08)
+
+
+def test_a_token_of_the_world_is_a_token_of_the_models():
+    config = VAEConfig()
+    assert TOKEN == config.patch * config.steps_per_token * HOP
+
+
+@pytest.mark.parametrize("kind", ["tone", "siren", "bell", "knock", "wind"])
+def test_brightness_moves_the_centroid_up(kind):
+    def centroid(brightness):
+        wave = synthesise(kind, SAMPLES, 400.0, Qualities(0.5, 0.5, 0.0, brightness), np.random.default_rng(0))
+        power = np.abs(np.fft.rfft(wave)) ** 2
+        return (power * np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)).sum() / power.sum()
+
+    assert centroid(0.8) > 1.03 * centroid(0.2)

@@ -135,6 +135,16 @@ def test_fit_scale_gives_tokens_of_zero_mean_and_unit_variance(vae):
     torch.testing.assert_close(drawn.std((0, 2)), torch.ones(4), atol=0.06, rtol=0)
 
 
+def test_nothing_decoded_is_louder_than_the_examples(vae):
+    quiet = mels(8) - 20  # so that an untrained decoder goes beyond it
+    vae.fit_scale(quiet)
+    with torch.no_grad():
+        tokens = vae.encode(mels(2), gen())
+        assert vae.decode(tokens, gen()).max() == quiet.max()
+        vae.loudest.fill_(torch.inf)
+        assert vae.decode(tokens, gen()).max() > quiet.max()
+
+
 def test_bad_shapes(vae):
     for shape in ((3, 32, 15), (3, 30, 20), (32, 20)):
         with pytest.raises(ValueError, match=r"log_mel must be \(B, T, 20\) with T a multiple of 4, got"):

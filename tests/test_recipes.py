@@ -1,0 +1,95 @@
+"""The trainings that are shipped: what each starts from, what it trains, and what reaches the loss."""
+
+import pytest
+import torch
+
+from dear import components, recipes
+from dear.data.soundworld import SoundWorld
+from dear.pipeline import TextToAudio
+from dear.recipes import Workshop, train_student, train_teacher, train_text, train_vae
+from dear.text import TextConfig, TextEncoder
+
+
+class Data:
+    """Eight clips of noise with captions of the world."""
+
+    captions = [SoundWorld("test", 8).caption(i) for i in range(8)]
+
+    def __len__(self):
+        return 8
+
+    def log_mels(self, indices):
+        every = torch.randn(8, 256, 64, generator=torch.Generator().manual_seed(0)) - 5
+        return every[torch.as_tensor(indices)]
+
+
+class Spy(Workshop):
+    """Trains nothing, and keeps what would have been trained."""
+
+    seen = {}
+
+    def train(self, module, loss, items, config, name):
+        self.seen[name] = (module, loss, items, config)
+        return module.eval()
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop")
+    shop = Spy(Data(), folder / "runs", folder / "out", progress=False)
+    for part in (train_vae, train_text, train_teacher):
+        assert (part(shop) / "config.json").exists() or part is train_teacher
+    return shop
+
+
+def loss_arguments(shop, name, monkeypatch):
+    """The keyword arguments that a training hands to training_loss in a step, and its objective."""
+    told = {}
+    monkeypatch.setattr(recipes, "training_loss", lambda *given, **named: told.update(named, objective=given[1]))
+    module, loss, items, _ = shop.seen[name]
+    assert items == 8
+    loss(module, torch.tensor([1, 5]), torch.Generator().manual_seed(0))
+    return told
+
+
+def test_the_teacher_starts_from_the_pretrained_text_and_learns_all_of_it(shop, monkeypatch):
+    teacher = shop.seen["teacher"][0]
+    assert same(teacher.text, components.load(TextEncoder, TextConfig, shop.runs / "text" / "encoder"))
+    assert same(teacher.text, shop.seen["text"][0].text)
+    assert teacher.mean is not None and all(p.requires_grad for p in teacher.parameters())
+    told = loss_arguments(shop, "teacher", monkeypatch)
+    assert told["teacher"] is None and told["objective"].prediction == "v" and told["objective"].repeats == 1
+    stored = TextToAudio.from_pretrained(shop.out / "teacher")
+    assert stored.settings.objective_arguments == recipes.TARGET and stored.objective.prediction == "v"
+
+
+def test_a_student_starts_from_the_teacher_and_keeps_its_text(shop, monkeypatch):
+    train_student(shop)
+    master, student = TextToAudio.from_pretrained(shop.out / "teacher"), shop.seen["student"][0]
+    assert same(student.backbone, master.backbone) and same(student.text, master.text)
+    assert not any(p.requires_grad for p in student.text.parameters())
+    assert all(p.requires_grad for part in (student.backbone, student.head) for p in part.parameters())
+    told = loss_arguments(shop, "student", monkeypatch)
+    assert told["distillation_weight"] == 1000 and told["layers"] == "last"
+    assert same(told["teacher"].backbone, master.backbone) and same(told["teacher"].head, master.head)
+    assert not any(p.requires_grad for p in told["teacher"].parameters())
+
+
+def test_without_distillation_only_the_weight_differs(shop, monkeypatch):
+    train_student(shop)
+    train_student(shop, name="alone", distillation_weight=0.0, layers="all")
+    student, alone = shop.seen["student"], shop.seen["alone"]
+    assert same(student[0], alone[0]) and student[3] == alone[3]  # start, steps, seed
+    told = loss_arguments(shop, "alone", monkeypatch)
+    assert told["distillation_weight"] == 0 and told["layers"] == "all"
+    assert (shop.out / "alone" / "model.json").exists()
+
+
+def test_from_scratch_is_from_scratch(shop):
+    train_student(shop, name="scratch", from_scratch=True)
+    master, scratch = TextToAudio.from_pretrained(shop.out / "teacher"), shop.seen["scratch"][0]
+    assert not same(scratch.backbone, master.backbone) and same(scratch.text, master.text)
