@@ -177,7 +177,7 @@ def _tell(run, *arguments, **options) -> None:
     warnings.showwarning = lambda message, *rest, **kwargs: typer.secho(f"note: {message}", fg="yellow", err=True)
     try:
         run(*arguments, **options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

@@ -1,7 +1,19 @@
-"""The residual convolution block that the VAE and the oracle are made of."""
+"""What the networks that see log-mels share: their scale, a residual convolution block, and a seeded start."""
+
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+CENTRE, SPREAD = -5.3, 1.7  # mean and standard deviation of SoundWorld's log-mels
+
+
+@contextmanager
+def seeded(seed: int):
+    """Draw the first weights of networks made in this block from a seed; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 class ConvBlock(nn.Module):

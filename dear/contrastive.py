@@ -5,8 +5,6 @@ nothing learns from the teacher's loss alone very late: text lowers it by a few 
 teacher still ignored the caption). So it first learns which caption belongs to which sound, as CLAP did.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +24,7 @@ class Pair(nn.Module):
         self.blocks = nn.ModuleList(Block(width, text.heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.text_out, self.audio_out = nn.Linear(width, width), nn.Linear(width, width)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's start; without its cap of 100
+        self.log_scale = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07), CLIP's start; without its cap
 
     def forward(self, tokens: Tensor, ids: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (B, E) of clips, tokens (B, N, D), and of captions, ids and words (B, L)."""

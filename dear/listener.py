@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dear.blocks import ConvBlock
+from dear.blocks import ConvBlock, seeded
 from dear.training import TrainConfig, train
 
 LISTENER = TrainConfig(steps=500, batch_size=32, learning_rate=2e-3, weight_decay=0.05, ema=0.99)
@@ -74,8 +74,9 @@ def train_listener(mels: Tensor, labels: Sequence[str], out: Path, config: Train
         right = (logits.argmax(1) == wanted).float().mean()
         return F.cross_entropy(logits, wanted), {"right": float(right)}
 
-    torch.manual_seed(config.seed)
-    listener = train(Listener(ListenerConfig(classes)), loss, len(mels), config, out, progress=progress).cpu()
+    with seeded(config.seed):
+        listener = Listener(ListenerConfig(classes))
+    listener = train(listener, loss, len(mels), config, out, progress=progress).cpu()
     listener.spread.copy_(features_of(listener, mels).std(0))
     return listener
 

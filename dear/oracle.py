@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dear.blocks import ConvBlock
+from dear.blocks import CENTRE, SPREAD, ConvBlock
 
 ATTRIBUTES = ("relation", "kind", "pitch", "loudness", "kind", "pitch", "loudness")
 
@@ -49,7 +49,7 @@ class Oracle(nn.Module):
         if log_mel.ndim != 3 or log_mel.shape[1:] != (self.config.frames, self.config.mels):
             shape = tuple(log_mel.shape)
             raise ValueError(f"log_mel must be (B, {self.config.frames}, {self.config.mels}), got {shape}")
-        x = (log_mel.transpose(1, 2) + 5.3) / 1.7  # mean and standard deviation of SoundWorld's log-mels
+        x = (log_mel.transpose(1, 2) - CENTRE) / SPREAD
         x = self.blocks(self.down(F.silu(self.stem(x))))
         quarters = x.unflatten(2, (4, -1))
         return self.project(F.silu(torch.cat([quarters.mean(3), quarters.amax(3)], 1)).flatten(1))

@@ -8,6 +8,7 @@ import torch
 
 from dear import components
 from dear.backbone import BackboneConfig
+from dear.blocks import seeded
 from dear.contrastive import Pair, contrastive_loss
 from dear.data.cache import rendered
 from dear.data.latents import Latents, prepare
@@ -27,7 +28,7 @@ VAE_RUN = TrainConfig(steps=3000, batch_size=16, learning_rate=2e-3, ema=0.998)
 TEXTURE = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998)
 TEXT = TrainConfig(steps=1000, batch_size=96, learning_rate=1e-3, ema=0.99)
 TEACHER = TrainConfig(steps=14_000, batch_size=32, learning_rate=1.5e-3)
-STUDENT = TrainConfig(steps=4000, batch_size=32, learning_rate=1e-3)
+STUDENT = TrainConfig(steps=4000, batch_size=32, learning_rate=2e-3)
 TARGET = {"prediction": "v", "schedule": "cosine", "repeats": 1}  # the teacher's Diffusion
 STORED = torch.float8_e4m3fn  # four significant bits a weight, so that what is shipped stays under 15 MB
 
@@ -68,8 +69,9 @@ def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> Path:
         batch = data.log_mels(indices), twins.log_mels(indices), labels[indices], qualities[indices]
         return oracle_loss(oracle, *_there(generator, *batch), generator)
 
-    torch.manual_seed(config.seed)
-    oracle = shop.train(Oracle(OracleConfig()), loss, len(data), config, "oracle")
+    with seeded(config.seed):
+        oracle = Oracle(OracleConfig())
+    oracle = shop.train(oracle, loss, len(data), config, "oracle")
     components.save(oracle, shop.out / "oracle", torch.float16)
     return shop.out / "oracle"
 
@@ -80,8 +82,9 @@ def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> Path:
     def loss(vae, indices, generator):
         return vae_loss(vae, *_there(generator, shop.data.log_mels(indices)), generator)
 
-    torch.manual_seed(config.seed)
-    vae = shop.train(VAE(VAEConfig()), loss, len(shop.data), config, "vae")
+    with seeded(config.seed):
+        vae = VAE(VAEConfig())
+    vae = shop.train(vae, loss, len(shop.data), config, "vae")
     vae.cpu().fit_scale(shop.data.log_mels(range(min(1024, len(shop.data)))))
     components.save(vae, shop.out / "vae", torch.float16)
     return shop.out / "vae"
@@ -103,8 +106,8 @@ def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> Path:
 def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
     """Train a text encoder to know which caption belongs to which sound; the teacher's training goes on from there."""
     _, latents = shop.latents()
-    torch.manual_seed(config.seed)
-    pair = Pair(TextConfig(vocabulary_of(latents.captions)), *latents.mean.shape[1:])
+    with seeded(config.seed):
+        pair = Pair(TextConfig(vocabulary_of(latents.captions)), *latents.mean.shape[1:])
     ids, words = pair.text.tokenize(latents.captions)
 
     def loss(pair, indices, generator):
@@ -122,14 +125,14 @@ def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
 def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
     """Train backbone and diffusion head, and the text encoder of `train_text` further with them."""
     vae, latents = shop.latents()
-    torch.manual_seed(config.seed)
     tokens, width = latents.mean.shape[1:]
-    text = components.load(TextEncoder, TextConfig, shop.runs / "text" / "encoder")
-    backbone = BackboneConfig(
-        tokens=tokens, token_dim=width, text_dim=text.config.width, text_length=text.config.length
-    )
-    head = HeadConfig(token_dim=width, cond_dim=backbone.width, times=1)
-    model = Generator(text.config, backbone, head, mean=True)
+    with seeded(config.seed):
+        text = components.load(TextEncoder, TextConfig, shop.runs / "text" / "encoder")
+        backbone = BackboneConfig(
+            tokens=tokens, token_dim=width, text_dim=text.config.width, text_length=text.config.length
+        )
+        head = HeadConfig(token_dim=width, cond_dim=backbone.width, times=1)
+        model = Generator(text.config, backbone, head, mean=True)
     model.text.load_state_dict(text.state_dict())
     model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher")
     settings = Settings(
@@ -155,12 +158,11 @@ def train_student(
     """
     vae, latents = shop.latents()
     master = TextToAudio.from_pretrained(shop.out / "teacher")
-    torch.manual_seed(config.seed)
-    teacher = _generator(master, times=1)
+    with seeded(config.seed):
+        teacher, model = _generator(master, times=1), _generator(master, times=0)
+        if from_scratch:
+            model.backbone = type(model.backbone)(master.backbone.config)
     teacher.head.load_state_dict(master.head.state_dict())
-    model = _generator(master, times=0)
-    if from_scratch:
-        model.backbone = type(model.backbone)(master.backbone.config)
     model.text.requires_grad_(False)
     model = _fit(
         shop,

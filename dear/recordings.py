@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dear.audio import log_mel
+from dear.blocks import seeded
 from dear.data.folder import AudioFolder
 from dear.evaluation import generate
 from dear.head import AdaLNHead
@@ -128,8 +129,9 @@ def clips(data: RecordedMels, test: Tensor, models: Path, progress: bool = True)
     """
     student, teacher = (TextToAudio.from_pretrained(models / name) for name in ("student", "teacher"))
     captions, real, generator = [data.captions[i] for i in test], data.mels[test], torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    start = TextToAudio(teacher.text, teacher.backbone, AdaLNHead(student.head.config), teacher.vae, student.settings)
+    with seeded(0):
+        head = AdaLNHead(student.head.config)
+    start = TextToAudio(teacher.text, teacher.backbone, head, teacher.vae, student.settings)
     vae, made = student.vae, generate(student, captions, progress=progress)
     tokens = vae.encode(real, generator)
     return {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dear.blocks import ConvBlock
+from dear.blocks import CENTRE, SPREAD, ConvBlock
 from dear.objectives.energy import energy_score
 
 
@@ -51,14 +51,20 @@ class VAE(nn.Module):
         if log_mel.ndim != 3 or log_mel.shape[2] != c.mels or log_mel.shape[1] % c.patch:
             shape = tuple(log_mel.shape)
             raise ValueError(f"log_mel must be (B, T, {c.mels}) with T a multiple of {c.patch}, got {shape}")
-        x = self.stem((log_mel.transpose(1, 2) + 5.3) / 1.7)  # centre and scale of SoundWorld's log-mels
+        x = self.stem((log_mel.transpose(1, 2) - CENTRE) / SPREAD)
         mean, log_variance = self.to_latent(self.encoder(x)).chunk(2, 1)
         return mean, log_variance.clamp(-12, 4)
+
+    def scaled_posterior(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation (B, channels, T / patch), each channel scaled to unit variance by `fit_scale`."""
+        mean, log_variance = self.posterior(log_mel)
+        scale = self.latent_std[:, None]
+        return (mean - self.latent_mean[:, None]) / scale, torch.exp(0.5 * log_variance) / scale
 
     def draw(self, latent: torch.Tensor, generator: torch.Generator | None, draws: int = 1):
         """Mean (B, T, mels) and drawn log-mels (draws, B, T, mels) given a raw latent (B, channels, T / patch)."""
         b, _, t = latent.shape
-        mean = self._fold(self.mean(latent)) * 1.7 - 5.3
+        mean = self._fold(self.mean(latent)) * SPREAD + CENTRE
         noise = torch.randn(draws * b, self.config.noise, t, generator=generator, device=latent.device,
                             dtype=latent.dtype)
         texture = self._fold(self.texture(torch.cat([latent.detach().repeat(draws, 1, 1), noise], 1)))
@@ -74,12 +80,10 @@ class VAE(nn.Module):
 
         N = T / (patch steps_per_token), D = channels steps_per_token; each channel is scaled to unit variance.
         """
-        mean, log_variance = self.posterior(log_mel)
+        mean, std = self.scaled_posterior(log_mel)
         if sample:
-            mean = mean + torch.exp(0.5 * log_variance) * torch.randn(
-                mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        scaled = (mean - self.latent_mean[:, None]) / self.latent_std[:, None]
-        return patchify(scaled, self.config.steps_per_token)
+            mean = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return patchify(mean, self.config.steps_per_token)
 
     def decode(self, tokens: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Log-mel (B, T, mels) drawn given tokens (B, N, D), D = channels steps_per_token; see `encode`.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dear import components
 from dear.audio import HOP, SAMPLE_RATE, log_mel, mel_filters
+from dear.blocks import seeded
 from dear.data import captions as phrases
 from dear.data.cache import rendered
 from dear.data.latents import Latents, prepare
@@ -111,8 +112,8 @@ def texture_kept(vae, count: int = 24) -> dict[str, float]:
 
 def train_heads(pipe: TextToAudio, latents: Latents, steps: int = 1500, seed: int = 0) -> nn.ModuleDict:
     """An energy head and a mean head, trained side by side on the same hidden states of the frozen teacher."""
-    torch.manual_seed(seed)
-    head = AdaLNHead(replace(pipe.head.config, times=0))
+    with seeded(seed):
+        head = AdaLNHead(replace(pipe.head.config, times=0))
     heads = nn.ModuleDict({"energy": head, "mean": copy.deepcopy(head)})
     objectives = {"energy": Energy(), "mean": Mean()}
     ids, words = pipe.text.tokenize(latents.captions)

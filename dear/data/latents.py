@@ -31,12 +31,13 @@ class Latents:
 def prepare(vae: VAE, data, path: Path, progress: bool = True) -> Latents:
     """Encode all clips of `data` (`len`, `captions`, `log_mels(indices)`), or read them from `path` if they are there.
 
-    The file carries a fingerprint of the VAE's weights, of all captions and of some 16 clips; another VAE or other data
-    are encoded anew.
+    The file carries a fingerprint of the weights that encode, of all captions and of some 16 clips; another encoder or
+    other data are encoded anew. The decoder may train on.
     """
     digest = hashlib.sha256("\n".join(data.captions).encode())
     some = data.log_mels(range(0, len(data), max(1, len(data) // 16)))
-    for value in (some, *vae.state_dict().values()):
+    encoding = [v for k, v in vae.state_dict().items() if k.split(".")[0] not in ("mean", "texture", "loudest")]
+    for value in (some, *encoding):
         digest.update(value.cpu().numpy().tobytes())
     if path.exists():
         with safe_open(path, "pt") as file:
@@ -44,10 +45,10 @@ def prepare(vae: VAE, data, path: Path, progress: bool = True) -> Latents:
                 return Latents(file.get_tensor("mean"), file.get_tensor("std"), list(data.captions))
     means, stds = [], []
     for start in tqdm(range(0, len(data), 64), f"encoding latents into {path}", disable=not progress):
-        mean, log_variance = vae.posterior(data.log_mels(range(start, min(start + 64, len(data)))))
-        scale = vae.latent_std[:, None]
-        means.append(patchify((mean - vae.latent_mean[:, None]) / scale, vae.config.steps_per_token).half())
-        stds.append(patchify(torch.exp(0.5 * log_variance) / scale, vae.config.steps_per_token).half())
+        both = vae.scaled_posterior(data.log_mels(range(start, min(start + 64, len(data)))))
+        mean, std = (patchify(part, vae.config.steps_per_token).half() for part in both)
+        means.append(mean)
+        stds.append(std)
     latents = Latents(torch.cat(means), torch.cat(stds), list(data.captions))
     write_tensors(path, {"mean": latents.mean, "std": latents.std}, {"fingerprint": digest.hexdigest()})
     return latents
