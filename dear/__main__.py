@@ -80,6 +80,7 @@ def train(
     ] = 1000.0,
     layers: Annotated[str, typer.Option(help="Student: hidden states to distil, last or all.")] = "last",
     from_scratch: Annotated[bool, typer.Option(help="Student: do not start from the teacher's backbone.")] = False,
+    freeze: Annotated[bool, typer.Option(help="Student: train the head alone, on the teacher's backbone.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ):
     """Train a part. Stop it at any moment (ctrl-C); the same command continues it."""
@@ -98,6 +99,7 @@ def train(
         distillation_weight=distillation,
         layers=layers,
         from_scratch=from_scratch,
+        freeze=freeze,
     )
 
 

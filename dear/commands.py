@@ -12,7 +12,7 @@ from dear.log import write_record
 from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import SHIPPED, TextToAudio
 
-STUDENT = {"name": "student", "distillation_weight": 1000.0, "layers": "last", "from_scratch": False}
+STUDENT = {"name": "student", "distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False}
 
 
 def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, count: int, picture) -> None:
@@ -64,7 +64,7 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
     if held_out is not None and synthetic:
         raise ValueError("--held-out is for recordings: SoundWorld's test clips are never trained on")
     if part != "student" and student != STUDENT:
-        raise ValueError("--name, --distillation, --layers and --from-scratch are for `dear train student` alone")
+        raise ValueError("--name, --distillation, --layers, --from-scratch, --freeze are for `dear train student` alone")
     if part == "oracle" and not synthetic:
         raise ValueError("the oracle reads SoundWorld's labels, which recordings do not have")
     shop = recipes.Workshop(None if part == "oracle" else _source(source, held_out), runs, out)

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from dear import components
+from dear.audio import SAMPLE_RATE, mel_filters
 from dear.data import captions as grammar
 from dear.data.cache import rendered
 from dear.data.soundworld import KINDS, LOUDNESSES, PITCHES, RELATIONS, combination, combinations
@@ -88,12 +89,43 @@ def _share(right: list[bool]) -> float:
     return sum(right) / len(right) if right else float("nan")
 
 
+def signals(log_mels: torch.Tensor, captions: Sequence[str]) -> dict[str, float]:
+    """Checks of log-mels (n, T, 64) that know nothing of the oracle; shares of the captions that state enough.
+
+    "pitch": single events whose strongest band lies in the stated register.  "order by pitch", "order by level": of
+    "A then B" with two stated, different pitches or loudnesses, those whose first and last two fifths differ the same
+    way in their strongest band, or in power. Rendered clips give what such plain checks can reach. NaN: none states it.
+    """
+    found = {"pitch": [], "order by pitch": [], "order by level": []}
+    for mel, caption in zip(log_mels, captions, strict=True):
+        relation, events = grammar.parse(caption)
+        pitches, levels = ([names.index(e[k]) if e[k] else None for e in events]
+                           for k, names in (("pitch", PITCHES), ("loudness", LOUDNESSES)))
+        power, part = (2 * mel).exp(), 2 * len(mel) // 5
+        first, last = power[:part].mean(0), power[-part:].mean(0)
+        if relation == "single" and pitches[0] is not None:
+            found["pitch"].append(_register(power.mean(0)) == pitches[0])
+        if relation == "then" and None not in pitches and pitches[0] != pitches[1]:
+            found["order by pitch"].append(bool(first.argmax() < last.argmax()) == (pitches[0] < pitches[1]))
+        if relation == "then" and None not in levels and levels[0] != levels[1]:
+            found["order by level"].append(bool(first.sum() < last.sum()) == (levels[0] < levels[1]))
+    return {name: _share(right) for name, right in found.items()}
+
+
+def _register(power: torch.Tensor) -> int:
+    """The pitch (0 low, 1 middle, 2 high) whose register is nearest to the strongest of 64 mel bands."""
+    filters = mel_filters()
+    strongest = float(filters[power.argmax()].argmax()) * SAMPLE_RATE / 2 / (filters.shape[1] - 1)
+    return sum(strongest > (high * low) ** 0.5 for high, low in ((300, 500), (1000, 1700)))  # gaps of the registers
+
+
 @torch.no_grad()
 def score(log_mels: torch.Tensor, captions: Sequence[str], oracle: Oracle, reference: torch.Tensor) -> dict:
     """Agreement and Frechet distance of log-mels (n, T, 64) made for captions, against reference (m, T, 64)."""
     features = [torch.cat([oracle.features(x) for x in mels.split(128)]) for mels in (log_mels, reference)]
     labels = torch.cat([oracle.read(x) for x in log_mels.split(128)])
-    return {**agreement(labels, captions), "frechet": frechet_distance(*features), "clips": len(captions)}
+    found = {"signals": signals(log_mels, captions), "frechet": frechet_distance(*features), "clips": len(captions)}
+    return agreement(labels, captions) | found
 
 
 @torch.no_grad()
@@ -134,4 +166,7 @@ def report(models: Sequence[str], count: int = 500, split: str = "test", seed: i
         cells = "".join(f"{row['all'][a]:>9.3f} /{other[a]:>5.3f}" for a in ATTRIBUTES)
         print(f"{name:36}{cells}{row['frechet']:>9.2f}", flush=True)
         rows.append(row)
+    print("\nwithout the oracle: strongest band in the stated register; order of two events by pitch, by level")
+    for row in rows:
+        print(f"{row['model']:36}" + "".join(f"{value:>16.3f}" for value in row["signals"].values()))
     return rows

@@ -150,12 +150,16 @@ def train_student(
     distillation_weight: float = 1000.0,
     layers: str = "last",
     from_scratch: bool = False,
+    freeze: bool = False,
 ) -> Path:
     """Train backbone and energy head; the text encoder is the teacher's, frozen, so that h can be compared.
 
     The backbone starts as the teacher's or from scratch. Weight 0 trains without distillation: same start, same data,
-    same masks, same number of steps.
+    same masks, same number of steps. With `freeze` (the paper's ablation) the backbone stays the teacher's, is shared
+    with it on disk, and the head alone learns.
     """
+    if freeze and from_scratch:
+        raise ValueError("a backbone that starts from scratch must learn: choose freeze or from_scratch")
     vae, latents = shop.latents()
     master = TextToAudio.from_pretrained(shop.out / "teacher")
     with seeded(config.seed):
@@ -164,18 +168,13 @@ def train_student(
             model.backbone = type(model.backbone)(master.backbone.config)
     teacher.head.load_state_dict(master.head.state_dict())
     model.text.requires_grad_(False)
-    model = _fit(
-        shop,
-        model,
-        Energy(),
-        latents,
-        config,
-        name,
-        teacher=teacher.eval().requires_grad_(False),
-        distillation_weight=distillation_weight,
-        layers=layers,
-    )
-    return _save(shop, model, vae, Settings(guidance_scale=5.0, guidance_schedule="linear"), name)
+    model.backbone.requires_grad_(not freeze)
+    distillation = {} if freeze else {
+        "teacher": teacher.eval().requires_grad_(False), "distillation_weight": distillation_weight, "layers": layers,
+    }  # fmt: skip
+    model = _fit(shop, model, Energy(), latents, config, name, **distillation)
+    shared = {"backbone": "../teacher/backbone"} if freeze else {}
+    return _save(shop, model, vae, Settings(guidance_scale=3.0), name, shared)
 
 
 def _generator(master: TextToAudio, times: int) -> Generator:
@@ -208,9 +207,11 @@ def _fit(
     return shop.train(model, loss, len(latents), config, name)
 
 
-def _save(shop: Workshop, model: Generator, vae: VAE, settings: Settings, name: str) -> Path:
+def _save(
+    shop: Workshop, model: Generator, vae: VAE, settings: Settings, name: str, shared: dict[str, str] | None = None
+) -> Path:
     pipe = TextToAudio(model.text, model.backbone, model.head, vae, settings)
-    pipe.save_pretrained(shop.out / name, STORED, shared={"text": "../text", "vae": "../vae"})
+    pipe.save_pretrained(shop.out / name, STORED, shared={"text": "../text", "vae": "../vae"} | (shared or {}))
     return shop.out / name
 
 

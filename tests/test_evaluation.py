@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from dear.audio import log_mel
 from dear.data.soundworld import KINDS, LOUDNESSES, PITCHES, RELATIONS, SoundWorld, combinations
-from dear.evaluation import agreement, generate, is_unseen, score, verdict
+from dear.evaluation import agreement, generate, is_unseen, score, signals, verdict
 
 
 def labels(relation, *events):
@@ -153,3 +154,26 @@ def test_generate_goes_through_the_captions_in_batches_with_generators_of_their_
     assert torch.equal(generate(Pipe(), captions[:2], batch=2, progress=False), mels[:2])
     assert mels[:, 0, 0].unique().numel() == 5
     assert not torch.equal(generate(Pipe(), captions, seed=1, batch=2, progress=False), mels)
+
+
+def two_tones(first_hz, second_hz, first_level=0.3, second_level=0.3):
+    seconds = torch.arange(40_960) / 16_000
+    early = seconds < 1.28
+    frequency = torch.where(early, float(first_hz), float(second_hz))
+    level = torch.where(early, first_level, second_level)
+    return log_mel((level * torch.sin(2 * math.pi * torch.cumsum(frequency / 16_000, 0)))[None])[0]
+
+
+def test_signals_read_pitch_and_order_from_the_spectrum():
+    single = torch.stack([two_tones(f, f) for f in (200, 700, 2500)])
+    captions = ["a loud low tone", "a middle tone", "a high tone"]
+    assert signals(single, captions)["pitch"] == 1
+    assert signals(single, captions[::-1])["pitch"] == pytest.approx(1 / 3)
+    assert math.isnan(signals(single, captions)["order by pitch"])
+    up = torch.stack([two_tones(200, 2500, 0.3, 0.05), two_tones(2500, 700, 0.05, 0.3)])
+    right = ["a loud low tone then a quiet high tone", "a quiet high tone then a loud middle tone"]
+    assert signals(up, right) == {"pitch": pytest.approx(math.nan, nan_ok=True), "order by pitch": 1,
+                                  "order by level": 1}
+    found = signals(up.flip(1), right)  # the same clips backwards
+    assert found["order by pitch"] == found["order by level"] == 0
+    assert math.isnan(signals(up[:1], ["a low tone then a tone"])["order by pitch"])

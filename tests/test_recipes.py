@@ -93,3 +93,14 @@ def test_from_scratch_is_from_scratch(shop):
     train_student(shop, name="scratch", from_scratch=True)
     master, scratch = TextToAudio.from_pretrained(shop.out / "teacher"), shop.seen["scratch"][0]
     assert not same(scratch.backbone, master.backbone) and same(scratch.text, master.text)
+
+
+def test_with_freeze_the_head_alone_learns_and_the_backbone_is_the_teachers_on_disk(shop, monkeypatch):
+    folder = train_student(shop, name="frozen", freeze=True)
+    frozen = shop.seen["frozen"][0]
+    assert {n.split(".")[0] for n, p in frozen.named_parameters() if p.requires_grad} == {"head"}
+    assert not (folder / "backbone").exists() and loss_arguments(shop, "frozen", monkeypatch)["teacher"] is None
+    student, master = (TextToAudio.from_pretrained(path) for path in (folder, shop.out / "teacher"))
+    assert same(student.backbone, master.backbone)
+    with pytest.raises(ValueError, match="must learn"):
+        train_student(shop, name="neither", freeze=True, from_scratch=True)
