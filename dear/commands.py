@@ -64,7 +64,7 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
     if held_out is not None and synthetic:
         raise ValueError("--held-out is for recordings: SoundWorld's test clips are never trained on")
     if part != "student" and student != STUDENT:
-        raise ValueError("--name, --distillation, --layers, --from-scratch, --freeze are for `dear train student` alone")
+        raise ValueError("--name, --distillation, --layers, --from-scratch, --freeze: only for `dear train student`")
     if part == "oracle" and not synthetic:
         raise ValueError("the oracle reads SoundWorld's labels, which recordings do not have")
     shop = recipes.Workshop(None if part == "oracle" else _source(source, held_out), runs, out)

@@ -117,8 +117,8 @@ def test_train_refuses_an_unknown_part(tmp_path):
 @pytest.mark.parametrize(("arguments", "said_why"), [
     (("teacher", "--steps", 0), "at least 1"),
     (("vae", "--held-out", 5), "for recordings"),
-    (("all", "--distillation", 0), "dear train student"),
-    (("teacher", "--from-scratch"), "dear train student"),
+    (("all", "--distillation", 0), "only for"),
+    (("teacher", "--from-scratch"), "only for"),
     (("oracle", "--data", "recordings"), "recordings do not have"),
 ])  # fmt: skip
 def test_train_refuses_options_that_it_would_ignore(tmp_path, arguments, said_why):
