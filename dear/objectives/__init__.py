@@ -1,6 +1,7 @@
 """One file per way to learn a sampler; every objective has `loss` and `sample`, for any net of the right arity."""
 
 from dear.objectives.diffusion import Diffusion
-from dear.objectives.energy import Energy, energy_score
+from dear.objectives.energy import Energy, EnergyAllPairs, energy_score, energy_score_all_pairs
+from dear.objectives.flow import Flow
 
-__all__ = ["Diffusion", "Energy", "energy_score"]
+__all__ = ["Diffusion", "Energy", "EnergyAllPairs", "energy_score", "energy_score_all_pairs", "Flow"]
