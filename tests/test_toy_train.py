@@ -9,9 +9,10 @@ from torch import nn
 import toy.train
 from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
+from dear.objectives.flow import Flow
 from toy.data import Mixture
 from toy.nets import MLP, NetConfig, load_net, save_net, time_features
-from toy.train import TrainConfig, one_cycle, sample, train
+from toy.train import TrainConfig, one_cycle, sample, trace, train
 
 
 def gen(seed=0):
@@ -206,3 +207,12 @@ def test_samples_come_from_the_generator_and_noise_is_as_wide_as_the_net_takes()
     wide = small(cond_dim=1)
     cond = torch.arange(9.0)[:, None]
     assert not torch.equal(sample(Energy(), wide, 9, gen(), cond=cond), sample(Energy(), wide, 9, gen(), cond=-cond))
+
+
+def test_a_trace_holds_every_point_that_the_sampler_visits():
+    noise = torch.randn(5, 2, generator=gen())
+    path = trace(Flow(), lambda x, cond, t: x.sign(), noise, 4)  # a velocity that keeps its sign: steps of 1/4 to zero
+    expected = torch.stack([noise - k / 4 * noise.sign() for k in range(5)])
+    far = noise.abs() > 1  # nearer ones cross zero and turn
+    assert far.any()
+    torch.testing.assert_close(path[:, far], expected[:, far])

@@ -104,3 +104,22 @@ def sample(objective, net: nn.Module, n: int, generator: torch.Generator, steps:
     """n samples (n, D) by `steps` steps of the objective, from noise N(0, I) as wide as the net's first argument."""
     noise = torch.randn(n, net.config.noise_dim, generator=generator, device=generator.device)
     return objective.sample(net, noise.new_zeros(n, 0) if cond is None else cond, noise, steps, generator)
+
+
+def trace(objective, net: nn.Module, noise: Tensor, steps: int, generator: torch.Generator | None = None, *,
+          cond: Tensor | None = None) -> Tensor:
+    """Where samples pass on their way, (calls + 1, n, D): what the net was given at every call, and the samples.
+
+    noise: (n, D), as wide as the data. One call a step is one point of the path: with a sampler of Euler steps,
+    steps + 1 points.
+    """
+    seen = []
+
+    def watched(x, cond, *times):
+        seen.append(x)
+        return net(x, cond, *times)
+
+    cond = noise.new_zeros(len(noise), 0) if cond is None else cond
+    with torch.no_grad():
+        ends = objective.sample(watched, cond, noise, steps, generator)
+    return torch.stack([*seen, ends])
