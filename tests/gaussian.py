@@ -34,10 +34,7 @@ def flow_map(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 
 class Table(nn.Module):
-    """scale[i] * x + shift[i], i being the times in units of 1/N: any affine flow on a grid of N steps.
-
-    Each of the times takes a factor N + 1 of rows, plus the rows' first scalars only: `times` of them are read.
-    """
+    """scale[i] * x + shift[i], i being the first `times` scalars in units of 1/N: any affine flow on a grid of N steps."""
 
     def __init__(self, n: int, times: int = 1):
         super().__init__()
@@ -86,3 +83,12 @@ def affine_of(sampler):
     with torch.no_grad():
         shift, both = sampler(torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64))
     return both - shift, shift
+
+
+def carried(velocity, x, t, s, n, step):
+    """From t down to s, (B,) each and multiples of 1/n, by steps of 1/n; rows that have arrived stay."""
+    u, s = (t * n).round(), (s * n).round()
+    for _ in range(n):
+        lower = torch.maximum(u - 1, s)
+        x, u = step(velocity, x, u / n, lower / n), lower
+    return x

@@ -12,14 +12,14 @@ class MeanFlow:
     """Learn to draw x given cond by the mean velocity u of the flow from t down to r; one pass, or several.
 
         u(z, t, r) = 1/(t - r) int_r^t v(z_s, s) ds,   z_r = z_t - (t - r) u(z_t, t, r)   (Geng et al. 2025,
-        net(z, cond, t, r) -> v - (t - r) d/dt net(z, cond, t, r),   v = n - x             arXiv 2505.13447, eq. 3, 12)
+        net(z, cond, t, r) -> v - (t - r) d/dt net(z, cond, t, r),   v = n - x             arXiv 2505.13447, eq. 3, 10)
 
     The arrow's right side, with d/dt along (v, 1, 0), is held fixed. At r = t it is flow matching. t = 0 is data and
-    t = 1 noise, as in the paper. The net is given t and r; the paper's ablation gives it t and t - r (2 % better FID).
+    t = 1 noise, as in the paper. The net is given t and r; t and t - r, as in the paper, were a little better there.
     The derivative is that of the net's time features: fast ones (a sine of 1000 t) make it noise.
 
     share: of the rows with r != t, the first of each batch; 0.25 in the paper's ImageNet, 0.75 in its CIFAR-10 setting.
-    power: p of the adaptive weight 1/(|error|^2 + c)^p (eq. 22); 1 in the paper, 0 is plain squared error.
+    power: p of the adaptive weight 1/(|error|^2 + c)^p; 1 in the paper, 0 is plain squared error.
     c: 0.01 in the code, 0.001 in the paper.
     sampling: of t and r. "lognormal": logistic(N(-0.4, 1)), as published; "uniform".
     """

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dear.objectives.flow import between, draw_noise, draw_uniform
+from dear.objectives.teacher import needed
 
 
 class Shortcut:
@@ -46,8 +47,7 @@ class Shortcut:
         x: (B, D), of about unit variance.  cond: (B, C).  generator: on the device of x.
         target: the moving average of net (decay 0.999 in the paper), or net itself.  Returns (B,).
         """
-        if target is None:
-            raise ValueError("Shortcut learns from half steps of target, a moving average of net: got None")
+        target = needed(target, self)
         rows, halves = len(x), round(self.share * len(x))
         doublings = (self.finest - 1).bit_length()
         # Step sizes 1/M in the rows of flow matching; 2/M, 4/M, ..., 1 with equal chances in the others.
