@@ -34,7 +34,7 @@ def flow_map(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 
 class Table(nn.Module):
-    """scale[i] * x + shift[i], i being the first `times` scalars in units of 1/N: any affine flow on a grid of N steps."""
+    """scale[i] * x + shift[i], i being the first `times` scalars in units of 1/N: any affine flow on N steps."""
 
     def __init__(self, n: int, times: int = 1):
         super().__init__()
