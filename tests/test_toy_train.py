@@ -127,16 +127,26 @@ def ones(n, generator):
     return torch.ones(n, 1)
 
 
-def test_the_average_follows_the_net_and_is_the_target_of_those_that_need_one():
-    watch = Watch(needs_target=True)
-    trained = train(watch, Point(), ones, TrainConfig(steps=30, batch_size=2, ema=0.8, learning_rate=0.1))
-    average = 0.0
-    for step, (net, target) in enumerate(zip(watch.nets, watch.targets, strict=True)):
-        if step:  # the net after `step` steps enters with the weight 1 - min(.8, step / (9 + step))
-            average += (1 - min(0.8, step / (9 + step))) * (net - average)
-        assert target == pytest.approx(average, abs=1e-6)
-    assert 0 < average < watch.nets[-1]
-    assert trained.net.point.item() > average and not trained.net.point.requires_grad
+@pytest.mark.parametrize("target_ema", [None, 0.3])
+def test_the_average_is_returned_and_another_one_is_the_target_if_its_decay_differs(target_ema):
+    def run(ema, target_ema):
+        watch = Watch(needs_target=True)
+        config = TrainConfig(steps=30, batch_size=2, learning_rate=0.1, ema=ema, target_ema=target_ema)
+        return watch, train(watch, Point(), ones, config)
+
+    watch, trained = run(0.7, target_ema)
+    path = [*watch.nets[1:], run(0, None)[1].net.point.item()]  # the net after each step: ema 0 returns the last
+
+    def averages(decay):
+        value, found = 0.0, []
+        for step, net in enumerate(path, 1):
+            value += (1 - min(decay, step / (9 + step))) * (net - value)
+            found.append(value)
+        return found
+
+    assert watch.targets == pytest.approx([0, *averages(target_ema or 0.7)[:-1]], abs=1e-6)
+    assert trained.net.point.item() == pytest.approx(averages(0.7)[-1], abs=1e-6) != pytest.approx(path[-1], abs=1e-3)
+    assert not trained.net.point.requires_grad
     assert trained.steps == len(trained.losses) == 30 and trained.losses[0] == 1 > trained.losses[-1]
 
 
@@ -180,7 +190,8 @@ def test_a_loss_that_is_not_finite_stops():
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"steps": 0}, "steps must be positive"), ({"learning_rate": -1}, "learning_rate must be positive"),
-    ({"ema": 1}, "ema must lie"), ({"cpu_seconds": 0}, "cpu_seconds be positive"),
+    ({"ema": 1}, "ema must lie"), ({"target_ema": -1}, "target_ema must lie"),
+    ({"cpu_seconds": 0}, "cpu_seconds must be positive"),
 ])
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):

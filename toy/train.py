@@ -15,14 +15,18 @@ from tqdm import tqdm
 class TrainConfig:
     """How long and how fast to train.
 
-    learning_rate: the peak of the cycle.  ema: decay of the moving average.  cpu_seconds: None, or a limit in CPU
-    seconds of this process: training then ends with whichever comes first, this or `steps`, its cycle completed.
+    learning_rate: the peak of the cycle.  ema: decay of the moving average, which is what training returns.
+    target_ema: decay of the average that objectives learn from, None: the same one. A slow one holds back those that
+    hand on what they know from interval to interval; consistency models have 0.95.
+    cpu_seconds: None, or a limit in CPU seconds of this process: training then ends with whichever comes first, this
+    or `steps`, its cycle completed.
     """
 
     steps: int = 4000
     batch_size: int = 1024
     learning_rate: float = 2e-3
     ema: float = 0.999
+    target_ema: float | None = None
     seed: int = 0
     cpu_seconds: float | None = None
 
@@ -30,9 +34,11 @@ class TrainConfig:
         for name in ("steps", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.ema < 1 or (self.cpu_seconds is not None and self.cpu_seconds <= 0):
-            raise ValueError(f"ema must lie in [0, 1) and cpu_seconds be positive or None, "
-                             f"got {self.ema} and {self.cpu_seconds}")
+        for name in ("ema", "target_ema"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.cpu_seconds is not None and self.cpu_seconds <= 0:
+            raise ValueError(f"cpu_seconds must be positive or None, got {self.cpu_seconds}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,18 @@ class Trained:
     steps: int
     cpu_seconds: float
     losses: list[float]
+
+
+class Average:
+    """The moving average of a net's weights, as a net of its own."""
+
+    def __init__(self, net: nn.Module, decay: float):
+        self.net, self.decay = copy.deepcopy(net).eval().requires_grad_(False), decay
+
+    def follow(self, net: nn.Module, step: int) -> None:
+        """Move towards net after its step 1, 2, ...; a short training forgets the first weights too."""
+        decay = min(self.decay, step / (9 + step))
+        torch._foreach_lerp_(list(self.net.parameters()), [p.detach() for p in net.parameters()], 1 - decay)
 
 
 def one_cycle(done: float, peak: float) -> float:
@@ -58,7 +76,7 @@ def train(objective, net: nn.Module, draw: Callable, config: TrainConfig | None 
           progress: bool | str = False) -> Trained:
     """Train a copy of `net` on fresh data of every step; `net` itself stays as it was.
 
-    objective: has loss(net, x, cond, generator, target) -> (B,); where `needs_target` is true, target is the moving
+    objective: has loss(net, x, cond, generator, target) -> (B,); where `needs_target` is true, target is a moving
     average.  draw: (n, generator) -> x (n, D), as the shapes of toy.data, or a pair of x and cond (n, C); cond is
     (n, 0) otherwise.  progress: show a bar, under this name if it is a string. All randomness comes from config.seed,
     on the device of the net. Raises FloatingPointError if the loss is not finite.
@@ -67,8 +85,10 @@ def train(objective, net: nn.Module, draw: Callable, config: TrainConfig | None 
     device = next(net.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     net = copy.deepcopy(net).train()
-    average = copy.deepcopy(net).eval().requires_grad_(False)
-    target = average if getattr(objective, "needs_target", False) else None
+    average = Average(net, config.ema)
+    target = None
+    if getattr(objective, "needs_target", False):
+        target = average if config.target_ema in (None, config.ema) else Average(net, config.target_ema)
     optimizer = torch.optim.Adam(net.parameters(), config.learning_rate, fused=True)
     name = progress if isinstance(progress, str) else "training"
     losses, started = [], time.process_time()
@@ -81,7 +101,7 @@ def train(objective, net: nn.Module, draw: Callable, config: TrainConfig | None 
                 group["lr"] = one_cycle(max(len(losses) / config.steps, spent), config.learning_rate)
             drawn = draw(config.batch_size, generator)
             x, cond = drawn if isinstance(drawn, tuple) else (drawn, drawn.new_zeros(len(drawn), 0))
-            loss = objective.loss(net, x, cond, generator, target).mean()
+            loss = objective.loss(net, x, cond, generator, target and target.net).mean()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(f"the loss of step {len(losses)} is {losses[-1]}: lower learning_rate "
@@ -89,13 +109,12 @@ def train(objective, net: nn.Module, draw: Callable, config: TrainConfig | None 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            # Its memory grows with the training, so that a short one forgets the first weights too.
-            decay = min(config.ema, len(losses) / (9 + len(losses)))
-            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in net.parameters()], 1 - decay)
+            for follower in {average, target} - {None}:
+                follower.follow(net, len(losses))
             bar.update()
             if len(losses) % 100 == 0:
                 bar.set_postfix_str(f"loss {sum(losses[-100:]) / 100:.3f}", refresh=False)
-    return Trained(average, len(losses), time.process_time() - started, losses)
+    return Trained(average.net, len(losses), time.process_time() - started, losses)
 
 
 @torch.no_grad()
