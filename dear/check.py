@@ -26,7 +26,7 @@ def energy_loss(answer: Callable[[Callable[[Tensor], Tensor], Tensor, torch.Gene
     found = answer(net, y, torch.Generator().manual_seed(1))
     noise = torch.cat(calls) if calls else y[:0]
     if noise.shape != (2 * len(y), y.shape[1]):
-        return f"Wanted 2 samples of {y.shape[1]} numbers for each of {len(y)} targets; the noise was {tuple(noise.shape)}."
+        return f"Wanted 2 samples for each of {len(y)} targets, from noise (12, 3); the noise was {tuple(noise.shape)}."
     first, second = noise.chunk(2)
     if torch.equal(first, second):
         return "Both samples were made from the same noise: they are equal, and the second term is always 0."
