@@ -27,6 +27,8 @@ class Diffusion:
     to 0.80.
     """
 
+    times, needs_target = 1, False
+
     def __init__(
         self,
         train_steps: int = 1000,

@@ -30,11 +30,35 @@ def energy_score(samples: Tensor, y: Tensor, exponent: float = 1.0) -> Tensor:
     return attraction - _distance(samples[k] - samples[l], exponent).mean(dim=0)
 
 
+def energy_score_all_pairs(samples: Tensor, y: Tensor, exponent: float = 1.0) -> Tensor:
+    """Unbiased energy score of every observation, each against all samples of one law: a two-sample U-statistic.
+
+        row j:  (2/m) sum_k |x_k - y_j|^a  -  1/(m (m-1)) sum_{k != l} |x_k - x_l|^a
+
+    The rows are `energy_score` with the same m samples for all y, so their mean estimates the same number, from m B
+    distances to the data and m (m-1) / 2 between samples: with equal calls of the net the variance is far smaller. The
+    mean less 1/(B (B-1)) sum_{i != j} |y_i - y_j|^a is the U-statistic of the energy distance (Szekely and Rizzo 2013,
+    J. Stat. Plan. Inference 143, have its V-form), which may be negative.
+
+    samples: (m, D), m at least 2, independent.  y: (B, D).  exponent: a in (0, 2].  Returns (B,).
+    """
+    if samples.ndim != 2 or y.ndim != 2 or len(samples) < 2 or samples.shape[1] != y.shape[1]:
+        shapes = f"{tuple(samples.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"samples must be (m, D) with m at least 2, and y (B, D), got {shapes}")
+    _check_exponent(exponent)
+    # Exact differences: the fast form |x|^2 + |y|^2 - 2 x.y loses the digits of a small distance.
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    attraction = 2 * _power(torch.cdist(y, samples, **exact), exponent).mean(dim=1)
+    return attraction - _power(torch.pdist(samples), exponent).mean()
+
+
 class Energy:
     """Learn to draw x given cond by the energy score of m samples; one pass of the net is one sample.
 
     samples: m, drawn for each target.  exponent: a in (0, 2].  noise_dim: size of the net's noise, None: as x.
     """
+
+    times, needs_target = 0, False
 
     def __init__(self, samples: int = 2, exponent: float = 1.0, noise_dim: int | None = None):
         if samples < 1:
@@ -68,19 +92,70 @@ class Energy:
 
         cond: (B, C).  noise: (B, noise_dim), N(0, I).  steps: 1, anything else is an error.  Returns (B, D).
         """
-        if steps != 1:
-            raise ValueError(f"an energy model draws in one pass by construction: steps must be 1, got {steps}")
+        _check_one_step(steps)
+        return net(noise, cond)
+
+
+class EnergyAllPairs:
+    """Learn to draw x from one law, the same for all rows, by scoring every row against all samples of the batch.
+
+    Where `Energy` draws m samples for each target, here m samples serve B targets: one call of the net a row, and the
+    variance of all pairs. It needs one law: cond is the same in every row, or (B, 0).
+
+    samples: m, drawn in one loss, None: as many as rows of x.  exponent, noise_dim: as in Energy.
+    """
+
+    times, needs_target = 0, False
+
+    def __init__(self, samples: int | None = None, exponent: float = 1.0, noise_dim: int | None = None):
+        if samples is not None and samples < 2:
+            raise ValueError(f"samples must be at least 2, or None for as many as rows, got {samples}")
+        _check_exponent(exponent)
+        self.samples, self.exponent, self.noise_dim = samples, exponent, noise_dim
+
+    def loss(
+        self, net: Callable[..., Tensor], x: Tensor, cond: Tensor, generator: torch.Generator, target=None
+    ) -> Tensor:
+        """Energy score of every row against the same m samples, by one call of net(noise, cond).
+
+        x: (B, D).  cond: (B, C), equal rows.  generator: on the device of x.  target: not needed.  Returns (B,).
+        """
+        if not (cond == cond[:1]).all():
+            raise ValueError("all pairs are of one law: the rows of cond must be equal; for others there is Energy")
+        m = self.samples or len(x)
+        noise = torch.randn(m, self.noise_dim or x.shape[1], generator=generator, device=x.device, dtype=x.dtype)
+        return energy_score_all_pairs(net(noise, cond[:1].expand(m, -1)), x, self.exponent)
+
+    def sample(
+        self,
+        net: Callable[..., Tensor],
+        cond: Tensor,
+        noise: Tensor,
+        steps: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """One sample per row, net(noise, cond), as Energy.  steps: 1, anything else is an error.  Returns (B, D)."""
+        _check_one_step(steps)
         return net(noise, cond)
 
 
 def _distance(difference: Tensor, exponent: float) -> Tensor:
     """|v|^a over the last axis. torch gives |v| the gradient 0 at v = 0, which no epsilon needs to protect."""
-    distance = torch.linalg.vector_norm(difference, dim=-1)
+    return _power(torch.linalg.vector_norm(difference, dim=-1), exponent)
+
+
+def _power(distance: Tensor, exponent: float) -> Tensor:
+    """r^a with gradient 0 at r = 0."""
     if exponent == 1:
         return distance
     # Below a = 1 the slope of r^a at r = 0 is infinite and would turn 0 * inf into NaN: value and gradient are 0 there.
     apart = distance > 0
     return torch.where(apart, distance, 1).pow(exponent) * apart
+
+
+def _check_one_step(steps: int) -> None:
+    if steps != 1:
+        raise ValueError(f"an energy model draws in one pass by construction: steps must be 1, got {steps}")
 
 
 def _check_exponent(exponent: float) -> None:

@@ -1,0 +1,76 @@
+"""What all objectives share: one protocol, on the audio head as on a plane without conditions."""
+
+import pytest
+import torch
+from gaussian import gen, velocity
+
+from dear import objectives
+from dear.decoding import guided
+from dear.head import AdaLNHead, HeadConfig
+
+
+def flow_teacher(x, cond, t):
+    return velocity(x.double(), t.double()).to(x)
+
+
+PLAIN = {
+    "Energy": objectives.Energy(),
+    "EnergyAllPairs": objectives.EnergyAllPairs(),
+    "Diffusion": objectives.Diffusion(train_steps=20),
+    "Flow": objectives.Flow(),
+    "Shortcut": objectives.Shortcut(),
+    "MeanFlow": objectives.MeanFlow(),
+    "ConsistencyTraining": objectives.ConsistencyTraining(),
+    "ConsistencyDistillation": objectives.ConsistencyDistillation(flow_teacher),
+    "LatentConsistency": objectives.LatentConsistency(flow_teacher),
+    "Trajectory": objectives.Trajectory(flow_teacher),
+    "Rectified": objectives.Rectified(flow_teacher),
+}
+
+
+def test_every_objective_is_here():
+    classes = {name for name in objectives.__all__ if name[0].isupper()}
+    assert classes == set(PLAIN)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_protocol_without_conditions(name, dtype):
+    objective, counts = PLAIN[name], set()
+
+    def net(x, cond, *times):
+        counts.add(len(times))
+        assert cond.shape == (len(x), 0) and all(t.shape == (len(x),) and t.dtype == dtype for t in times)
+        return 0.5 * x + sum(times)[:, None] if times else 0.5 * x
+
+    x = torch.randn(8, 2, generator=gen(), dtype=dtype)
+    cond, before = x[:, :0], torch.get_rng_state()
+    first, again, other = (objective.loss(net, x, cond, gen(seed), net) for seed in (1, 1, 2))
+    assert first.shape == (8,) and first.dtype == dtype and torch.equal(first, again) and not torch.equal(first, other)
+    drawn = objective.sample(net, cond, x, 1, gen(1))
+    assert drawn.shape == x.shape and drawn.dtype == dtype and counts == {objective.times}
+    assert torch.equal(torch.get_rng_state(), before)  # nothing random but from the generator
+    if objective.needs_target:
+        with pytest.raises(ValueError, match=f"{name} learns from target"):
+            objective.loss(net, x, cond, gen())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_head_built_from_the_objective_learns(name):
+    objective = PLAIN[name]
+    torch.manual_seed(0)
+    head = AdaLNHead(HeadConfig(token_dim=2, cond_dim=3, width=16, depth=1, times=objective.times, time_scale=10.0))
+    x, cond = torch.randn(16, 2, generator=gen()), torch.ones(16, 3)
+    objective.loss(head, x, cond, gen(1), head).mean().backward()
+    assert head.out.weight.grad.abs().sum() > 0
+    assert objective.sample(head, cond, x, 1, gen(1)).shape == x.shape
+
+
+def test_a_guided_teacher_is_decodings_guided_net():
+    torch.manual_seed(0)
+    head = AdaLNHead(HeadConfig(token_dim=2, cond_dim=3, width=16, depth=1, times=1))
+    torch.nn.init.normal_(head.out.weight)
+    x, both = torch.randn(5, 2, generator=gen()), torch.randn(5, 6, generator=gen(1))
+    teacher = objectives.LatentConsistency(head, guidance=(4, 4)).teacher
+    t, (w,) = torch.full((5,), 0.3), teacher.draw(x, gen())
+    torch.testing.assert_close(teacher.velocity(x, both, t, w), guided(head, 4.0)(x, both, t))

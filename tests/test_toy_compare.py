@@ -1,0 +1,165 @@
+"""The comparison: every method trains and is measured, lines say what they are of, and a killed run goes on."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from toy import compare
+from toy.compare import METHODS, METRICS, Comparison, Method, Record, Run, Try, app, measure
+from toy.data import swiss_roll
+from toy.nets import load_net
+from toy.train import sample
+
+VARIES = {"cpu_seconds", "seconds", "date", "commit", "device"}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Few samples and pairs, and a small batch: what is tested is the order of things."""
+    monkeypatch.setattr(compare, "SAMPLES", 60)
+    monkeypatch.setattr(compare, "PAIRS", 1000)
+    config = compare.TrainConfig
+    monkeypatch.setattr(compare, "TrainConfig", lambda **settings: config(batch_size=32, **settings))
+
+
+def run(folder, *arguments):
+    words = ["--out", folder / "record.jsonl", "--nets", folder / "nets", "--no-progress", *arguments]
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+
+
+def steady(rows):
+    return [{k: v for k, v in row.items() if k not in VARIES} for row in rows]
+
+
+def test_every_method_has_as_many_tries():
+    assert {len(method.tries) for method in METHODS} == {4}
+    for method in METHODS:
+        assert len({json.dumps(dataclasses.asdict(choice)) for choice in method.tries}) == 4
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_every_try_of_every_method_trains_and_draws(method, tmp_path):
+    comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=2)
+    for planned in comparison.tries(method)[:: 1 if not method.distilled else 2]:
+        line = comparison.do(planned)
+        assert line["method"] == method.name and line["steps"] == line["steps_planned"] == 1
+        assert line["evaluations"] == (50 if method.name == "flow" else 1)  # counted, not claimed
+        assert all(math.isfinite(line[metric]) for metric in METRICS)
+        assert line["started_from_teacher"] == (method.distilled and method.name != "trajectory")
+
+
+def test_the_table_of_one_method(tmp_path):
+    done = run(tmp_path, "--steps", 8, "--seeds", 1, "--cpu-seconds", 0.05, "--only", "shortcut",
+               "--data", "swiss_roll")
+    assert done.exit_code == 0, done.output
+    rows = lines(tmp_path)
+    controls, tuning, steps, timed = ([r for r in rows if r["stage"] == s] for s in ("controls", "tuning", "steps",
+                                                                                     "time"))
+    assert [r["method"] for r in controls] == ["floor", "gaussian", "square"]
+    assert [(r["setting"], r["seed"], r["steps"]) for r in tuning] == [(f"try {k}", 1000, 2) for k in (1, 2, 3, 4)]
+    best = min(tuning, key=lambda r: r["w2"])
+    assert steps[0]["arguments"] == best["arguments"] and steps[0]["target_ema"] == best["target_ema"]
+    assert {r["setting"] for r in steps} in ({"published, tuned"}, {"published", "tuned"})
+    assert [r["seed"] for r in steps] == [0] * len(steps) and steps[0]["steps"] == 8
+    assert len(timed) == 1 and timed[0]["arguments"] == best["arguments"] and timed[0]["cpu_seconds_planned"] == 0.05
+    for row in rows:
+        assert {*METRICS, "samples", "command", "date", "commit", "device"} <= row.keys()
+        assert row["command"].startswith("python -m toy.compare --steps 8") and "--only shortcut" in row["command"]
+        assert str(tmp_path) not in json.dumps(row)
+
+
+def test_a_killed_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
+    words = ("--steps", 8, "--seeds", 1, "--cpu-seconds", 0, "--only", "energy", "--only", "consistency",
+             "--data", "swiss_roll")
+    assert run(tmp_path / "whole", *words).exit_code == 0
+    whole = lines(tmp_path / "whole")
+
+    train, trained = compare.train, []
+
+    def killed(*arguments, **options):
+        trained.append(1)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(compare, "train", killed)
+    assert run(tmp_path / "parts", *words).exit_code != 0
+    part = lines(tmp_path / "parts")
+    assert len(part) == 3 + 2 and steady(part) == steady(whole[:5])
+    with (tmp_path / "parts" / "record.jsonl").open("a") as file:
+        file.write('{"stage": "tuning", "method": "ene')  # a crash within a line
+    assert run(tmp_path / "parts", *words).exit_code == 0
+    assert steady(lines(tmp_path / "parts")) == steady(whole)
+
+    trained.clear()
+    text = (tmp_path / "parts" / "record.jsonl").read_bytes()
+    assert run(tmp_path / "parts", *words).exit_code == 0
+    assert not trained and (tmp_path / "parts" / "record.jsonl").read_bytes() == text
+
+
+def test_the_saved_net_gives_the_recorded_figures(tmp_path):
+    comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=4)
+    planned = comparison.chosen(METHODS[1], "swiss_roll", 0)
+    line = comparison.do(planned)
+    net = load_net(tmp_path / "nets" / planned.file())
+    x = sample(comparison.objective(planned, None), net, 60, torch.Generator().manual_seed(2000))
+    assert measure("swiss_roll", x, 0) == {k: line[k] for k in ("samples", *METRICS)}
+
+
+def test_the_teacher_is_the_flow_of_the_same_data_and_seed_and_is_trained_once(tmp_path, monkeypatch):
+    comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=2)
+    planned = comparison.chosen(METHODS[5], "swiss_roll", 7)
+    flow = tmp_path / "nets" / comparison.chosen(METHODS[0], "swiss_roll", 7).file()
+    teacher = comparison.teacher(planned)
+    assert flow.exists() and not any(p.requires_grad for p in teacher.parameters())
+    monkeypatch.setattr(comparison, "trained", None)  # would fail if it were called again
+    again = comparison.teacher(planned)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), again.parameters(), strict=True))
+
+
+def test_a_training_that_diverges_is_a_line_and_never_the_best(tmp_path):
+    comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=8)
+    wild = Method("energy", compare.Energy, (Try({"samples": 2}, 1e30), Try({"samples": 2})))
+    first, second = (comparison.do(planned) for planned in comparison.tries(wild))
+    assert first["failed"] and all(first[metric] is None for metric in METRICS)
+    assert second["w2"] > 0 and comparison.best(wild) == wild.tries[1]
+    assert comparison.chosen(wild, "swiss_roll", 0).setting == "tuned"
+
+
+def test_measure_knows_the_data_from_a_gaussian_and_depends_on_the_seed_alone():
+    data = swiss_roll(300, torch.Generator().manual_seed(5))
+    noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(5))
+    good, bad = measure("swiss_roll", data, 0), measure("swiss_roll", noise, 0)
+    for metric in METRICS[:5]:
+        assert good[metric] < bad[metric], metric
+    for metric in METRICS[5:]:
+        assert good[metric] > bad[metric], metric
+    assert measure("swiss_roll", data, 0) == good != measure("swiss_roll", data, 1)
+    with pytest.raises(FloatingPointError, match="samples are not finite"):
+        measure("swiss_roll", data / 0, 0)
+
+
+def test_lines_with_other_settings_are_not_taken_for_one_another(tmp_path):
+    record = Record(tmp_path / "record.jsonl")
+    planned = Run("steps", METHODS[1], "tuned", Try({"samples": 2}), "swiss_roll", 0, 10)
+    record.append(planned.key() | {"w2": 1.0})
+    assert Record(tmp_path / "record.jsonl").find(planned.key())["w2"] == 1.0
+    for change in ({"seed": 1}, {"steps": 11}, {"choice": Try({"samples": 4})}, {"cpu_seconds": 1.0},
+                   {"setting": "published"}, {"choice": Try({"samples": 2}, 1e-3)}):
+        assert record.find(dataclasses.replace(planned, **change).key()) is None
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--only", "diffusion"], "diffusion"), (["--data", "moons"], "moons"), (["--steps", "0"], "--steps"),
+])
+def test_bad_options(tmp_path, words, message):
+    done = run(tmp_path, *words)
+    assert done.exit_code == 2 and message in done.output and not (tmp_path / "record.jsonl").exists()
