@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from dear.listener import LISTENER, Listener, ListenerConfig, features_of, hear,
 from dear.recordings import RecordedMels
 from dear.training import TrainConfig
 
+RECORD = Path(__file__).parent.parent / "records" / "esc10.json"
 QUICK = TrainConfig(steps=25, batch_size=16, learning_rate=2e-3, warmup=5, ema=0.9)
 
 
@@ -138,7 +140,7 @@ def test_from_a_folder_to_a_record(folder, tmp_path, monkeypatch):
     told = dear("train", "all", "--data", folder, "--steps", 3, *places)
     assert "held out: 8 crops whose fold is 2" in told and "training on 16 crops" in told
     for part in ("vae", "teacher", "student"):
-        assert f"{part}: finished; model in models/mine, checkpoint and metrics.jsonl in runs/mine" in told
+        assert f"{part}: finished; model in models/mine/{part}, checkpoint and metrics.jsonl in runs/mine" in told
     weights = load_file("models/mine/student/backbone/model.safetensors")
     dear("train", "all", "--data", folder, "--steps", 3, *places)
     for name, value in load_file("models/mine/student/backbone/model.safetensors").items():
@@ -159,6 +161,22 @@ def test_from_a_folder_to_a_record(folder, tmp_path, monkeypatch):
     assert sum(sum(row.values()) for row in counts.values()) == 8
     assert {part: row["steps"] for part, row in record["trainings"].items()} == dict.fromkeys(
         ("listener0", "listener1", "listener2", "student", "teacher", "text", "texture", "vae"), 3)
+
+
+def test_the_record_of_esc10_is_whole_and_says_that_training_helped():
+    record = json.loads(RECORD.read_text())
+    rows = record["clips"]
+    assert record["data"]["recordings"] == 398 and record["data"]["held out"] == 80 and len(record["classes"]) == 10
+    assert record["command"].startswith("dear data report esc10 ") and not re.search(r"[ =]/", record["command"])
+    for name in recordings.CONFUSIONS:
+        confusion, crops = rows[name]["confusion"], record["data"]["held-out crops"]
+        assert sum(sum(row.values()) for row in confusion.values()) == crops
+        right = sum(row.get(wanted, 0) for wanted, row in confusion.items()) / crops
+        assert right == pytest.approx(rows[name]["heard as wanted"], abs=1e-3)
+    # The worst of three listeners for the student is better than the best of three for its controls.
+    for control in ("student before its training", "noise as tokens"):
+        assert rows["student"]["frechet"][2] < rows[control]["frechet"][1]
+        assert rows["student"]["heard as wanted"] > rows[control]["heard as wanted"] + 0.1
 
 
 def test_a_listener_hears_the_held_out_fold_of_esc10(esc10, tmp_path):
