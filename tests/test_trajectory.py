@@ -5,8 +5,7 @@ import torch
 from gaussian import Table, affine_of, carried, draw, fit, gen, velocity
 
 from dear.objectives import Trajectory
-from dear.objectives.flow import follow, heun_step
-from dear.objectives.trajectory import jump
+from dear.objectives.flow import follow, heun_step, jump
 
 
 def teacher(x, cond, t):

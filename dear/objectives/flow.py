@@ -35,7 +35,7 @@ class Flow:
         Returns (B,).
         """
         noise, t = draw_noise(x, generator), draw_uniform(x, generator)
-        return (net(between(x, noise, t), cond, t) - (noise - x)).square().mean(dim=-1)
+        return velocity_error(net, x, noise, cond, t)
 
     def sample(
         self,
@@ -55,6 +55,27 @@ class Flow:
 def between(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = (1 - t) x + t n.  x, noise: (B, D).  t: (B,), 0 is data.  Returns (B, D)."""
     return torch.lerp(x, noise, t[:, None])
+
+
+def velocity_error(
+    net: Callable[..., Tensor], x: Tensor, noise: Tensor, cond: Tensor, t: Tensor, *more: Tensor
+) -> Tensor:
+    """Squared error (B,), mean over D, of net(x_t, cond, t, *more) for the velocity n - x.  x, noise: (B, D)."""
+    return (net(between(x, noise, t), cond, t, *more) - (noise - x)).square().mean(dim=-1)
+
+
+def jump(net: Callable[..., Tensor], x: Tensor, cond: Tensor, t: Tensor, s: Tensor, *w: Tensor) -> Tensor:
+    """x - (t - s) net(x, cond, t, s, w), (B, D): where the path through x at t is at s, by a net of mean velocities."""
+    return x - (t - s)[:, None] * net(x, cond, t, s, *w)
+
+
+def follow_jumps(net: Callable[..., Tensor], cond: Tensor, noise: Tensor, steps: int, *w: Tensor) -> Tensor:
+    """From noise at t = 1 to data at t = 0 in `steps` equal jumps.  noise: (B, D).  Returns (B, D)."""
+    check_steps(steps)
+    x = noise
+    for i in range(steps, 0, -1):
+        x = jump(net, x, cond, *(x.new_full((len(x),), k / steps) for k in (i, i - 1)), *w)
+    return x
 
 
 def euler_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.consistency import jump_and_renoise
-from dear.objectives.flow import between, draw_noise, draw_uniform, euler_step
+from dear.objectives.consistency import draw_interval, jump_and_renoise
+from dear.objectives.flow import between, draw_noise, euler_step
 from dear.objectives.teacher import Teacher, needed
 
 
@@ -62,9 +62,7 @@ class LatentConsistency:
         target: the moving average of net (decay 0.95 in latent consistency models), or net itself.  Returns (B,).
         """
         target, w = needed(target, self), self.teacher.draw(x, generator)
-        jumps = self.train_steps // self.skip
-        index = (draw_uniform(x, generator) * jumps).floor()
-        t, s = (index + 1) / jumps, index / jumps
+        t, s = draw_interval(x, generator, self.train_steps // self.skip)
         x_t = between(x, draw_noise(x, generator), t)
         x_s = euler_step(lambda x, t: self.teacher.velocity(x, cond, t, *w), x_t, t, s)
         seen = self.teacher.seen(cond)

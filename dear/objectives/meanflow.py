@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.flow import between, check_steps, draw_noise, draw_uniform
+from dear.objectives.flow import between, draw_noise, draw_uniform, follow_jumps
 
 
 class MeanFlow:
@@ -80,12 +80,7 @@ class MeanFlow:
 
         cond: (B, C).  noise: (B, D), N(0, I).  steps: at least 1.  Returns (B, D).
         """
-        check_steps(steps)
-        z = noise
-        for i in range(steps, 0, -1):
-            t, r = (z.new_full((len(z),), k / steps) for k in (i, i - 1))
-            z = z - net(z, cond, t, r) / steps
-        return z
+        return follow_jumps(net, cond, noise, steps)
 
 
 def mean_velocity(net: Callable[..., Tensor], z: Tensor, cond: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.flow import between, draw_noise, draw_uniform, follow
+from dear.objectives.flow import draw_noise, draw_uniform, follow, velocity_error
 from dear.objectives.teacher import Teacher
 
 
@@ -59,7 +59,7 @@ class Rectified:
             x, noise = self.pairs(x, cond, generator).chunk(2, dim=-1)
             cond = self.teacher.seen(cond)
         t = draw_uniform(x, generator)
-        return (net(between(x, noise, t), cond, t) - (noise - x)).square().mean(dim=-1)
+        return velocity_error(net, x, noise, cond, t)
 
     def pairs(self, x: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
         """[x(n), n] for fresh noise of the shape of x, without gradient.  x: (B, D).  Returns (B, 2D)."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.flow import between, check_steps, draw_noise, draw_uniform, heun_step
+from dear.objectives.flow import between, draw_noise, draw_uniform, follow_jumps, heun_step, jump, velocity_error
 from dear.objectives.teacher import Teacher, needed
 
 
@@ -84,8 +84,7 @@ class Trajectory:
         rows = (reached - wanted).square().mean(dim=-1)
         if self.denoising:
             t, noise = draw_uniform(x, generator), draw_noise(x, generator)
-            error = net(between(x, noise, t), seen, t, t, *w) - (noise - x)
-            rows = rows + self.denoising * error.square().mean(dim=-1)
+            rows = rows + self.denoising * velocity_error(net, x, noise, seen, t, t, *w)
         return rows
 
     def sample(
@@ -100,13 +99,4 @@ class Trajectory:
 
         cond: (B, C), what the student sees.  noise: (B, D), N(0, I).  steps: at least 1.  Returns (B, D).
         """
-        check_steps(steps)
-        x, w = noise, self.teacher.chosen(noise)
-        for i in range(steps, 0, -1):
-            x = jump(net, x, cond, *(x.new_full((len(x),), k / steps) for k in (i, i - 1)), *w)
-        return x
-
-
-def jump(net: Callable[..., Tensor], x: Tensor, cond: Tensor, t: Tensor, s: Tensor, *w: Tensor) -> Tensor:
-    """G(x, t, s, w) = x - (t - s) net(x, cond, t, s, w), where the path through x at t is at s.  Returns (B, D)."""
-    return x - (t - s)[:, None] * net(x, cond, t, s, *w)
+        return follow_jumps(net, cond, noise, steps, *self.teacher.chosen(noise))
