@@ -1,4 +1,4 @@
-"""What `dear train` runs: oracle, VAE, text encoder, teacher and student, each resumable, on SoundWorld or recordings."""
+"""What `dear train` runs: oracle, VAE, text encoder, teacher and student, resumable, on SoundWorld or recordings."""
 
 import os
 from dataclasses import dataclass, replace

@@ -24,7 +24,7 @@ class TextConfig:
 
 
 class TextEncoder(nn.Module):
-    """A small transformer over a word vocabulary, trained with sound first (`contrastive.py`), then with the teacher."""
+    """A small transformer over a word vocabulary, trained beside sound (`contrastive.py`), then with the teacher."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
