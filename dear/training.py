@@ -25,12 +25,16 @@ LossFunction = Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[torch.
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast to train; betas, decay and clipping as IMPACT (arXiv 2506.00736)."""
+    """How long and how fast to train; betas, decay and clipping as IMPACT (arXiv 2506.00736).
+
+    With `restart` the schedule of the learning rate ends at that step and begins anew (SGDR, arXiv 1608.03983).
+    """
 
     steps: int = 1000
     batch_size: int = 24
     learning_rate: float = 1e-3
     warmup: int = 100
+    restart: int = 0
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 3.0
@@ -45,6 +49,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.ema < 1 or self.warmup < 0:
             raise ValueError(f"ema must lie in [0, 1) and warmup be 0 or more, got {self.ema} and {self.warmup}")
+        if not 0 <= self.restart < self.steps:
+            raise ValueError(f"restart must be 0 (none) or a step before the last, got {self.restart} of {self.steps}")
 
 
 def batch_indices(step: int, batch_size: int, items: int, seed: int) -> torch.Tensor:
@@ -59,10 +65,13 @@ def batch_indices(step: int, batch_size: int, items: int, seed: int) -> torch.Te
 
 
 def rate(step: int, config: TrainConfig) -> float:
-    """Learning rate at a step: linear warm-up, then half a cosine down to 1 % of its peak."""
+    """Learning rate at a step: linear warm-up, then half a cosine down to 1 % of its peak; twice with a restart."""
+    steps = config.restart or config.steps
+    if config.restart and step >= config.restart:
+        step, steps = step - config.restart, config.steps - config.restart
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    done = (step - config.warmup) / max(1, steps - config.warmup)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 

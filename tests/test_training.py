@@ -77,6 +77,16 @@ def test_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
     assert rate(0, replace(config, warmup=0)) == pytest.approx(2.0)
 
 
+def test_a_restart_begins_the_schedule_anew():
+    once = TrainConfig(steps=110, learning_rate=2.0, warmup=10)
+    twice = replace(once, steps=170, restart=110)
+    assert [rate(s, twice) for s in range(110)] == [rate(s, once) for s in range(110)]
+    assert [rate(s, twice) for s in range(110, 171)] == [rate(s, replace(once, steps=60)) for s in range(61)]
+    for wrong in (-1, 170):
+        with pytest.raises(ValueError, match=f"restart must be 0 .none. or a step before the last, got {wrong} of 170"):
+            replace(twice, restart=wrong)
+
+
 def reference(config: TrainConfig):
     """The loop again in plain torch: weights, their average and the gradient norms of every step."""
     module, norms = network(), []
