@@ -81,6 +81,10 @@ def train(
     layers: Annotated[str, typer.Option(help="Student: hidden states to distil, last or all.")] = "last",
     from_scratch: Annotated[bool, typer.Option(help="Student: do not start from the teacher's backbone.")] = False,
     freeze: Annotated[bool, typer.Option(help="Student: train the head alone, on the teacher's backbone.")] = False,
+    guided: Annotated[
+        float | None,
+        typer.Option(help="Student: learn from what the teacher draws with this guidance instead of from the data."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ):
     """Train a part. Stop it at any moment (ctrl-C); the same command continues it."""
@@ -100,6 +104,7 @@ def train(
         layers=layers,
         from_scratch=from_scratch,
         freeze=freeze,
+        guided=guided,
     )
 
 

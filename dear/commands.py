@@ -12,7 +12,8 @@ from dear.log import write_record
 from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import SHIPPED, TextToAudio
 
-STUDENT = {"name": "student", "distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False}
+STUDENT = {"name": "student", "distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False,
+           "guided": None}
 
 
 def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, count: int, picture) -> None:
@@ -64,7 +65,8 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
     if held_out is not None and synthetic:
         raise ValueError("--held-out is for recordings: SoundWorld's test clips are never trained on")
     if part != "student" and student != STUDENT:
-        raise ValueError("--name, --distillation, --layers, --from-scratch, --freeze: only for `dear train student`")
+        options = "--name, --distillation, --layers, --from-scratch, --freeze, --guided"
+        raise ValueError(f"{options}: only for `dear train student`")
     if part == "oracle" and not synthetic:
         raise ValueError("the oracle reads SoundWorld's labels, which recordings do not have")
     shop = recipes.Workshop(None if part == "oracle" else _source(source, held_out), runs, out)
@@ -75,7 +77,7 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
         jobs.append(("student", {"name": "student_without_distillation", "distillation_weight": 0.0}))
     for name, options in jobs:
         run, config = recipes.PARTS[name]
-        config = replace(config, seed=seed, **({} if steps is None else {"steps": steps}))
+        config = replace(config, seed=seed, **({} if steps is None else {"steps": steps, "restart": 0}))
         folder = run(shop, config, **({**student, **options} if name == "student" else {}))
         print(f"{name}: finished; model in {folder}, checkpoint and metrics.jsonl in {runs}")
 

@@ -30,16 +30,16 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
                   generator: torch.Generator, *, teacher: Generator | None = None, distillation_weight: float = 1000.0,
                   layers: str | tuple[int, ...] = "last", text_drop: float = 0.1,
                   mask_law: tuple[float, float, float] = CLASSROOM_LAW,
-                  mean_weight: float = 1.0) -> tuple[Tensor, dict]:
+                  mean_weight: float = 1.0, masked: Tensor | None = None) -> tuple[Tensor, dict]:
     """Objective on the masked tokens, plus `distillation_weight` x hidden-state loss if there is a teacher.
 
         L = L_objective + lambda L_distill        (AudioDEAR, arXiv 2605.00329; lambda = 1000)
 
     tokens (B, N, D), ids and words (B, L). Every clip has a mask ratio of its own: `mask_law` holds low, mean and std
-    of `sample_mask_ratios`; IMPACT's is (0.7, 1.0, 0.25). Teacher and student see the same tokens, masks and dropped
-    texts. The objective is a mean over masked tokens, L_distill a mean over masked tokens and width; the figure
-    "gradient_ratio" is |grad lambda L_distill| / |grad L_objective|, both with respect to the student's h, so that
-    lambda can be read.
+    of `sample_mask_ratios`; IMPACT's is (0.7, 1.0, 0.25). `masked` (B, N) gives the masks instead. Teacher and student
+    see the same tokens, masks and dropped texts. The objective is a mean over masked tokens, L_distill a mean over
+    masked tokens and width; the figure "gradient_ratio" is |grad lambda L_distill| / |grad L_objective|, both with
+    respect to the student's h, so that lambda can be read.
 
     A model that was built with `mean` also learns the mean of each token from h, L + mean_weight |P h - x|^2 / D. The
     papers do without. A diffusion loss tells h little at a time: half of its noise levels can be answered from the
@@ -47,7 +47,8 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
     in 16 per cent after 1200 steps, with it in 34.
     """
     batch, count, _ = tokens.shape
-    masked = training_mask(batch, count, generator, mask_law)
+    if masked is None:
+        masked = training_mask(batch, count, generator, mask_law)
     drop = torch.rand(batch, generator=generator, device=tokens.device) < text_drop
     states = model(tokens, masked, ids, words, drop)
     h = states[-1]

@@ -11,6 +11,7 @@ from dear.backbone import BackboneConfig
 from dear.blocks import seeded
 from dear.contrastive import Pair, contrastive_loss
 from dear.data.cache import rendered
+from dear.data.draws import Draws, teacher_draws
 from dear.data.latents import Latents, prepare
 from dear.generator import Generator, training_loss
 from dear.head import HeadConfig
@@ -27,8 +28,9 @@ ORACLE = TrainConfig(steps=2500, batch_size=64, learning_rate=2e-3, weight_decay
 VAE_RUN = TrainConfig(steps=3000, batch_size=16, learning_rate=2e-3, ema=0.998)
 TEXTURE = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998)
 TEXT = TrainConfig(steps=1000, batch_size=96, learning_rate=1e-3, ema=0.99)
-TEACHER = TrainConfig(steps=14_000, batch_size=32, learning_rate=1.5e-3)
+TEACHER = TrainConfig(steps=24_000, batch_size=32, learning_rate=1.5e-3, restart=14_000)
 STUDENT = TrainConfig(steps=4000, batch_size=32, learning_rate=2e-3)
+NOISE = {"noise_dim": 8}  # of the student: with the paper's full width of noise tokens are further from real ones
 TARGET = {"prediction": "v", "schedule": "cosine", "repeats": 1}  # the teacher's Diffusion
 STORED = torch.float8_e4m3fn  # four significant bits a weight, so that what is shipped stays under 15 MB
 
@@ -151,34 +153,40 @@ def train_student(
     layers: str = "last",
     from_scratch: bool = False,
     freeze: bool = False,
+    guided: float | None = None,
 ) -> Path:
     """Train backbone and energy head; the text encoder is the teacher's, frozen, so that h can be compared.
 
     The backbone starts as the teacher's or from scratch. Weight 0 trains without distillation: same start, same data,
     same masks, same number of steps. With `freeze` (the paper's ablation) the backbone stays the teacher's, is shared
-    with it on disk, and the head alone learns.
+    with it on disk, and the head alone learns. `guided` replaces the data as targets by what the teacher draws with
+    that guidance (`teacher_draws`), so that the student needs none.
     """
     if freeze and from_scratch:
         raise ValueError("a backbone that starts from scratch must learn: choose freeze or from_scratch")
     vae, latents = shop.latents()
     master = TextToAudio.from_pretrained(shop.out / "teacher")
     with seeded(config.seed):
-        teacher, model = _generator(master, times=1), _generator(master, times=0)
+        teacher, model = _generator(master, times=1), _generator(master, times=0, **NOISE)
         if from_scratch:
             model.backbone = type(model.backbone)(master.backbone.config)
     teacher.head.load_state_dict(master.head.state_dict())
     model.text.requires_grad_(False)
     model.backbone.requires_grad_(not freeze)
+    if guided is not None:
+        latents = teacher_draws(master, latents, shop.runs / "draws.safetensors", guidance_scale=guided,
+                                seed=config.seed, progress=shop.progress)
     distillation = {} if freeze else {
         "teacher": teacher.eval().requires_grad_(False), "distillation_weight": distillation_weight, "layers": layers,
     }  # fmt: skip
-    model = _fit(shop, model, Energy(), latents, config, name, **distillation)
+    model = _fit(shop, model, Energy(**NOISE), latents, config, name, **distillation)
     shared = {"backbone": "../teacher/backbone"} if freeze else {}
-    return _save(shop, model, vae, Settings(guidance_scale=3.0), name, shared)
+    settings = Settings(guidance_scale=3.0 if guided is None else 1.0, objective_arguments=NOISE)
+    return _save(shop, model, vae, settings, name, shared)
 
 
-def _generator(master: TextToAudio, times: int) -> Generator:
-    head = replace(master.head.config, times=times)
+def _generator(master: TextToAudio, times: int, **changes: int) -> Generator:
+    head = replace(master.head.config, times=times, **changes)
     model = Generator(master.text.config, master.backbone.config, head)
     model.text.load_state_dict(master.text.state_dict())
     model.backbone.load_state_dict(master.backbone.state_dict())
@@ -191,7 +199,7 @@ def _there(generator: torch.Generator, *batch: torch.Tensor) -> tuple[torch.Tens
 
 
 def _fit(
-    shop: Workshop, model: Generator, objective, latents: Latents, config: TrainConfig, name: str,
+    shop: Workshop, model: Generator, objective, latents: Latents | Draws, config: TrainConfig, name: str,
     teacher: Generator | None = None, **distillation,
 ):  # fmt: skip
     ids, words = model.text.tokenize(latents.captions)
@@ -201,8 +209,11 @@ def _fit(
         batch = _there(generator, ids[indices, :length], words[indices, :length])
         if teacher is not None:
             teacher.to(generator.device)
-        tokens = latents.draw(indices, generator)
-        return training_loss(module, objective, tokens, *batch, generator, teacher=teacher, **distillation)
+        drawn = latents.draw(indices, generator)
+        tokens, masked = drawn if isinstance(drawn, tuple) else (drawn, None)
+        return training_loss(
+            module, objective, tokens, *batch, generator, teacher=teacher, masked=masked, **distillation
+        )
 
     return shop.train(model, loss, len(latents), config, name)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dear import components, recipes
+from dear.data.draws import Draws
 from dear.data.soundworld import SoundWorld
 from dear.pipeline import TextToAudio
 from dear.recipes import Workshop, train_student, train_teacher, train_text, train_vae
@@ -74,7 +75,9 @@ def test_a_student_starts_from_the_teacher_and_keeps_its_text(shop, monkeypatch)
     assert not any(p.requires_grad for p in student.text.parameters())
     assert all(p.requires_grad for part in (student.backbone, student.head) for p in part.parameters())
     told = loss_arguments(shop, "student", monkeypatch)
-    assert told["distillation_weight"] == 1000 and told["layers"] == "last"
+    assert told["distillation_weight"] == 1000 and told["layers"] == "last" and told["masked"] is None
+    stored = TextToAudio.from_pretrained(shop.out / "student")
+    assert told["objective"].noise_dim == stored.objective.noise_dim == student.head.config.noise_dim == 8
     assert same(told["teacher"].backbone, master.backbone) and same(told["teacher"].head, master.head)
     assert not any(p.requires_grad for p in told["teacher"].parameters())
 
@@ -104,3 +107,20 @@ def test_with_freeze_the_head_alone_learns_and_the_backbone_is_the_teachers_on_d
     assert same(student.backbone, master.backbone)
     with pytest.raises(ValueError, match="must learn"):
         train_student(shop, name="neither", freeze=True, from_scratch=True)
+
+
+def test_a_guided_student_learns_the_teachers_draws_and_needs_no_guidance(shop, monkeypatch):
+    asked = {}
+    draws = Draws(torch.zeros(8, 32, 48), torch.arange(32).expand(8, 32) < 5, Data.captions)
+
+    def made(teacher, latents, path, **named):
+        asked.update(named, teacher=teacher, path=path)
+        return draws
+
+    monkeypatch.setattr(recipes, "teacher_draws", made)
+    folder = train_student(shop, name="guided", guided=2.5)
+    assert asked["guidance_scale"] == 2.5 and asked["path"].parent == shop.runs
+    assert same(asked["teacher"].backbone, TextToAudio.from_pretrained(shop.out / "teacher").backbone)
+    told = loss_arguments(shop, "guided", monkeypatch)
+    assert torch.equal(told["masked"], draws.masked[[1, 5]])
+    assert TextToAudio.from_pretrained(folder).settings.guidance_scale == 1.0
