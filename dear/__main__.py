@@ -170,11 +170,12 @@ def report_recordings(
 def measure_world(
     models: Annotated[Path, typer.Option(help="Folder with oracle, vae, teacher and student.")] = Path("dear/weights"),
     record: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw teacher, energy head and mean head here.")] = None,
 ):
     """Measure what SoundWorld must have: texture, coherence, iterations that matter, tokens that stay uncertain."""
     from dear.worldcheck import run
 
-    _tell(run, models, record)
+    _tell(run, models, record, picture)
 
 
 def _tell(run, *arguments, **options) -> None:

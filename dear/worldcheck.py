@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dear import components
+from dear import components, plots
 from dear.audio import HOP, SAMPLE_RATE, log_mel, mel_filters
 from dear.blocks import seeded
 from dear.data import captions as phrases
@@ -30,18 +30,25 @@ from dear.metrics.frechet import frechet_distance
 from dear.objectives.energy import Energy
 from dear.oracle import Oracle, OracleConfig, blur, splice
 from dear.pipeline import Settings, TextToAudio
-from dear.recipes import soundworld_clips
+from dear.recipes import NOISE, soundworld_clips
 from dear.training import TrainConfig, train
 
+PROMPTS = ["a loud high tone", "a loud middle siren", "a loud high bird", "a loud low hiss", "a loud low engine"]
 RHYTHMS = {"knock": (3, 6.5), "bird": (4, 6.5), "siren": (2, 3.2)}  # kind: slowest and fastest rate in Hz
 
 
 class Mean:
-    """The control: a head without noise, trained with squared error, answers the mean of the token given h."""
+    """The control: a head without noise, trained with squared error, answers the mean of the token given h.
+
+    noise_dim: size of the zeros that the net gets in the place of noise, None: as x.
+    """
+
+    def __init__(self, noise_dim: int | None = None):
+        self.noise_dim = noise_dim
 
     def loss(self, net, x: Tensor, cond: Tensor, generator, target=None) -> Tensor:
         """Squared error (B,) of net(0, h)."""
-        return (net(torch.zeros_like(x), cond) - x).square().sum(-1)
+        return (net(x.new_zeros(len(x), self.noise_dim or x.shape[1]), cond) - x).square().sum(-1)
 
     def sample(self, net, cond: Tensor, noise: Tensor, steps: int = 1, generator=None) -> Tensor:
         """net(0, h), like noise."""
@@ -99,6 +106,9 @@ def rendered_singles(kind: str, count: int, seed: int = 0) -> Tensor:
     return log_mel(torch.from_numpy(np.stack(clips)))
 
 
+HEADS = {"energy": Energy(**NOISE), "mean": Mean(**NOISE)}
+
+
 @torch.no_grad()
 def texture_kept(vae, count: int = 24) -> dict[str, float]:
     """For each kind: frame-to-frame standard deviation of the VAE's reconstructions over that of the originals."""
@@ -113,9 +123,8 @@ def texture_kept(vae, count: int = 24) -> dict[str, float]:
 def train_heads(pipe: TextToAudio, latents: Latents, steps: int = 1500, seed: int = 0) -> nn.ModuleDict:
     """An energy head and a mean head, trained side by side on the same hidden states of the frozen teacher."""
     with seeded(seed):
-        head = AdaLNHead(replace(pipe.head.config, times=0))
+        head = AdaLNHead(replace(pipe.head.config, times=0, **NOISE))
     heads = nn.ModuleDict({"energy": head, "mean": copy.deepcopy(head)})
-    objectives = {"energy": Energy(), "mean": Mean()}
     ids, words = pipe.text.tokenize(latents.captions)
 
     def loss(heads, indices, generator):
@@ -125,15 +134,18 @@ def train_heads(pipe: TextToAudio, latents: Latents, steps: int = 1500, seed: in
         with torch.no_grad():
             text = pipe.text(ids[indices], words[indices])
             h = pipe.backbone(tokens, masked, text, words[indices], drop)[masked]
-        parts = {k: objectives[k].loss(net, tokens[masked], h, generator).mean() for k, net in heads.items()}
+        parts = {k: HEADS[k].loss(net, tokens[masked], h, generator).mean() for k, net in heads.items()}
         return sum(parts.values()), {k: float(part.detach()) for k, part in parts.items()}
 
     with tempfile.TemporaryDirectory() as folder:
         return train(heads, loss, len(latents), TrainConfig(steps=steps, batch_size=32, seed=seed), folder)
 
 
-def run(models: Path, record: Path | None = None, clips: int = 300) -> dict:
-    """Measure all four properties with trained models and print them; returns what is written to `record`."""
+def run(models: Path, record: Path | None = None, picture: Path | None = None, clips: int = 300) -> dict:
+    """Measure all four properties with trained models and print them; returns what is written to `record`.
+
+    picture: also draw what teacher, energy head and mean head make of PROMPTS, a row each, into this png.
+    """
     oracle = components.load(Oracle, OracleConfig, models / "oracle")
     teacher = TextToAudio.from_pretrained(models / "teacher")
     student = TextToAudio.from_pretrained(models / "student")
@@ -172,13 +184,17 @@ def run(models: Path, record: Path | None = None, clips: int = 300) -> dict:
         print(f"coherence, {name:24}", "  ".join(f"{k} {v:.2f}" for k, v in row.items()))
     with tempfile.TemporaryDirectory() as folder:
         latents = prepare(teacher.vae, soundworld_clips(), Path(folder) / "latents.safetensors")
+    drawn = {"teacher": generate(teacher, PROMPTS, progress=False)}
     for name, head in train_heads(teacher, latents).items():
         pipe = TextToAudio(teacher.text, teacher.backbone, head, teacher.vae, Settings())
-        pipe.objective = Mean() if name == "mean" else Energy()
+        pipe.objective = HEADS[name]
         frechet[f"{name} head, frozen teacher"] = tell(
             f"... {name} head on the frozen teacher's hidden states",
             distance(generate(pipe, test.captions, progress=False)),
         )
+        drawn[f"{name} head"] = generate(pipe, PROMPTS, progress=False)
+    if picture:
+        plots.save(plots.log_mel_grid(list(drawn.values()), [PROMPTS] * len(drawn), list(drawn)), picture)
     found["holds"] = holds(frechet)
     for name, held in found["holds"].items():
         print(f"{name}: {'holds' if held else 'DOES NOT HOLD'}")

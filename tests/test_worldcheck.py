@@ -54,6 +54,7 @@ def test_the_mean_head_answers_the_mean():
                        x.square().sum(1))
     noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(Mean().sample(lambda noise, cond: noise + cond, x, noise), x)
+    Mean(noise_dim=5).loss(lambda noise, cond: x + 0 * noise.view(2, 5)[:, :2], x, x, None)
 
 
 def test_a_property_that_does_not_hold_is_told():
