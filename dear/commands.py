@@ -54,7 +54,7 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
 
 
 def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: int, **student) -> None:
-    """Train one part, or all in their order; of SoundWorld, all includes the student without distillation."""
+    """Train one part, or all in their order; of SoundWorld, all makes the students that are shipped."""
     from dear import recipes
 
     every, synthetic = part == "all", source == "soundworld"
@@ -70,13 +70,16 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
     if part == "oracle" and not synthetic:
         raise ValueError("the oracle reads SoundWorld's labels, which recordings do not have")
     shop = recipes.Workshop(None if part == "oracle" else _source(source, held_out), runs, out)
-    jobs = [(name, {}) for name in recipes.PARTS if synthetic or name != "oracle"] if every else [(part, {})]
-    if every and not synthetic:
-        print("oracle: skipped, it reads SoundWorld's labels, which recordings do not have")
+    names = [part]
+    if every:
+        names = [name for name in recipes.PARTS if synthetic or name != "oracle"]
+    jobs = [(name, recipes.PARTS[name][1], {}) for name in names]
+    if every and synthetic:
+        jobs[-1:] = [("student", config, {"name": name} | more) for name, (config, more) in recipes.STUDENTS.items()]
     elif every:
-        jobs.append(("student", {"name": "student_without_distillation", "distillation_weight": 0.0}))
-    for name, options in jobs:
-        run, config = recipes.PARTS[name]
+        print("oracle: skipped, it reads SoundWorld's labels, which recordings do not have")
+    for name, config, options in jobs:
+        run = recipes.PARTS[name][0]
         config = replace(config, seed=seed, **({} if steps is None else {"steps": steps, "restart": 0}))
         folder = run(shop, config, **({**student, **options} if name == "student" else {}))
         print(f"{name}: finished; model in {folder}, checkpoint and metrics.jsonl in {runs}")

@@ -7,7 +7,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from dear import components, recipes
+from dear import commands, components, recipes
 from dear.__main__ import app
 from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.data import captions
@@ -126,7 +126,7 @@ def test_train_refuses_options_that_it_would_ignore(tmp_path, arguments, said_wh
     assert code == 1 and said_why in said and not list(tmp_path.iterdir())
 
 
-def test_all_of_soundworld_is_every_part_and_a_student_without_distillation(tmp_path, monkeypatch):
+def test_all_of_soundworld_is_every_part_and_the_shipped_students(tmp_path, monkeypatch):
     done = []
 
     def part(name):
@@ -137,8 +137,8 @@ def test_all_of_soundworld_is_every_part_and_a_student_without_distillation(tmp_
     code, _ = run("train", "all", "--steps", 7, "--seed", 3, "--out", tmp_path, "--runs", tmp_path)
     assert code == 0 and all(entry[1:3] == (7, 3) for entry in done)
     assert [entry[0] for entry in done] == ["oracle", "vae", "texture", "text", "teacher", "student", "student"]
-    assert [entry[3].get("distillation_weight") for entry in done[-2:]] == [1000.0, 0.0]
-    assert [entry[3]["name"] for entry in done[-2:]] == ["student", "student_without_distillation"]
+    for entry, (name, (_, options)) in zip(done[-2:], recipes.STUDENTS.items(), strict=True):
+        assert entry[3] == commands.STUDENT | {"name": name} | options
 
 
 def test_train_on_a_folder_of_recordings(tmp_path):
