@@ -128,3 +128,17 @@ def test_bad_arguments():
         Mixture([[0, 0]], 0)
     with pytest.raises(ValueError, match="multiple of the 2 curves"):
         Curve([torch.sin, torch.cos], 0.1, [0, 0], 1, pieces=3)
+
+
+def test_the_velocity_of_a_mixture():
+    """It is E[n - x | x_t]: no function of x_t tells it from n - x on average; at t = 1 and 0 it is known exactly."""
+    n = 400_000
+    x, noise = mixture(n, gen()), torch.randn(n, 2, generator=gen(1))
+    for time in (0.2, 0.6, 0.9):
+        x_t = (1 - time) * x + time * noise
+        missed = noise - x - mixture.velocity(x_t, x_t[:, :0], torch.full((n,), time))
+        for test in (torch.ones_like(x_t), x_t, torch.sin(3 * x_t), (x_t.flip(1) > 0.3).float()):
+            assert (missed * test).mean(0).abs().max() < 5 * (missed * test).std() / n**0.5
+    at = torch.tensor([[0.4, -0.2], [1.0, 2.0]])
+    torch.testing.assert_close(mixture.velocity(at, at[:, :0], torch.ones(2)), at, atol=1e-6, rtol=0)  # the mean is 0
+    torch.testing.assert_close(mixture.velocity(at, at[:, :0], torch.zeros(2)), -at)  # nothing is known of the noise

@@ -88,6 +88,7 @@ def metric_bars(values: Mapping[str, Sequence[float]], label: str, *, floor: Seq
     if axes is None:
         _, axes = plt.subplots(figsize=(6.4, 0.36 * len(values) + 1.1), layout="constrained")
     greatest = max(v for seeds in [*values.values(), floor or []] for v in seeds)
+    least = min(0, *(v for seeds in [*values.values(), floor or []] for v in seeds))  # an unbiased MMD may be below 0
     for place, (name, seeds) in enumerate(values.items()):
         mean = sum(seeds) / len(seeds)
         axes.barh(place, mean, height=0.62, color=(colours or {}).get(name, SKY), alpha=0.75, linewidth=0)
@@ -99,16 +100,16 @@ def metric_bars(values: Mapping[str, Sequence[float]], label: str, *, floor: Seq
         axes.axvline(sum(floor) / len(floor), color=GREEN, linewidth=1.2)
         _above(axes, sum(floor) / len(floor), "data", GREEN)
     edge, far = 1.12 * greatest, []
-    for name, value in (controls or {}).items():
+    for line, (name, value) in enumerate((controls or {}).items()):
         if value <= 1.6 * greatest:
             edge = max(edge, 1.06 * value)
             axes.axvline(value, color=PURPLE, linewidth=1.2, linestyle="--")
-            _above(axes, value, name, PURPLE)
+            _above(axes, value, name, PURPLE, line)
         else:
             far.append(f"{name} {value:.3g}")
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.set_xlim(0, edge)
+    axes.set_xlim(1.1 * least, edge)
     axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel(label + ("\nbeyond the edge: " + ", ".join(far) if far else ""))
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -116,9 +117,10 @@ def metric_bars(values: Mapping[str, Sequence[float]], label: str, *, floor: Seq
     return axes.figure
 
 
-def _above(axes, value: float, words: str, colour: str) -> None:
-    """Words over the top end of an upright line."""
-    axes.annotate(words, (value, 1), xycoords=axes.get_xaxis_transform(), xytext=(0, 2), textcoords="offset points",
+def _above(axes, value: float, words: str, colour: str, line: int = 0) -> None:
+    """Words over the top end of an upright line; each text line higher, so that close neighbours stay readable."""
+    axes.annotate(words, (value, 1), xycoords=axes.get_xaxis_transform(), xytext=(0, 2 + 9 * line),
+                  textcoords="offset points",
                   ha="center", va="bottom", fontsize=8, color=colour)
 
 
