@@ -14,7 +14,7 @@ MAX_BYTES = 1_000_000  # with outputs; a notebook beyond that is slow to show in
 
 # What a notebook may import beside the standard library: our two packages and what they themselves depend on.
 ALLOWED = {"dear", "toy", "torch", "numpy", "scipy", "matplotlib", "soundfile", "safetensors", "accelerate", "tqdm"}
-ALLOWED |= {"ot", "IPython", "ipywidgets", "transformers", "diffusers"}
+ALLOWED |= {"ot", "IPython", "ipywidgets", "transformers", "tokenizers", "diffusers"}
 
 # What would change on another machine or another day.
 VOLATILE = {
