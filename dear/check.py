@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dear.audio import HOP, LOG_FLOOR, N_FFT, PAD, mel_filters
+
 RIGHT = "Right."
 
 
@@ -33,6 +35,196 @@ def energy_loss(answer: Callable[[Callable[[Tensor], Tensor], Tensor, torch.Gene
     return _judge(found, _scores(0.5 * torch.stack([first, second]), y))
 
 
+def shortcut_target(answer: Callable[[Callable[..., Tensor], Tensor, Tensor, Tensor], Tensor]) -> str:
+    """Judge answer(net, x (B, D), t (B,), d (B,)) -> (B, D): the velocity of one step of 2 d, from two of d by net."""
+    x, t, d = _plane()
+    first, wide = _net(x, t, d), d[:, None]
+    there = x - wide * first
+    return _judge(answer(_net, x, t, d), {
+        RIGHT: (first + _net(there, t - d, d)) / 2,
+        "The second step starts at the point of the first: move there before you ask again.":
+            (first + _net(x, t - d, d)) / 2,
+        "The second step is asked at the time of the first: it starts at t - d.": (first + _net(there, t, d)) / 2,
+        "The second point lies uphill: a step goes from noise to data, x - d net.":
+            (first + _net(x + wide * first, t - d, d)) / 2,
+        "The second point is too far: the first of the two steps has size d, not 2 d.":
+            (first + _net(x - 2 * wide * first, t - d, d)) / 2,
+        "The net is asked for steps of 2 d, which it has yet to learn: both steps have size d.":
+            (_net(x, t, 2 * d) + _net(x - wide * _net(x, t, 2 * d), t - d, 2 * d)) / 2,
+        "These are two velocities added: the velocity of the whole step is their mean.": first + _net(there, t - d, d),
+    })
+
+
+def meanflow_target(answer: Callable[..., Tensor]) -> str:
+    """Judge answer(net, x (B, D), t (B,), r (B,), v (B, D)) -> (B, D): the target of the mean velocity net(x, t, r)."""
+    x, t, r = _plane()
+    scale, v, over = torch.ones((), requires_grad=True), x.flip(1).cos(), (t - r)[:, None]
+    ones, zeros = torch.ones_like(t), torch.zeros_like(r)
+
+    def net(*arguments: Tensor) -> Tensor:
+        return scale * _net(*arguments)
+
+    def slope(*direction: Tensor) -> Tensor:
+        return torch.func.jvp(_net, (x, t, r), direction)[1]
+
+    right = v - over * slope(v, ones, zeros)
+    found = answer(net, x, t, r, v)
+    if isinstance(found, Tensor) and found.requires_grad:
+        return "The target carries a gradient: hold it fixed (torch.no_grad or detach), or it moves towards the net."
+    return _judge(found, {
+        RIGHT: right,
+        "The factor t - r is missing before the derivative.": v - slope(v, ones, zeros),
+        "The derivative has the wrong sign: u + (t - r) du/dt = v.": v + over * slope(v, ones, zeros),
+        "x was held still: along the path it moves with velocity v.": v - over * slope(0 * v, ones, zeros),
+        "x moved against the path: its direction is v = n - x, upwards in t, as that of t is 1.":
+            v - over * slope(-v, ones, zeros),
+        "t was held still: its direction is 1.": v - over * slope(v, zeros, zeros),
+        "r moved with t: its direction is 0.": v - over * slope(v, ones, ones),
+        "The derivative's x moved with the net's own velocity: its direction is v.":
+            v - over * slope(_net(x, t, r), ones, zeros),
+        "This is v alone: flow matching, which is right only where r = t.": v,
+    })
+
+
+def consistency_target(answer: Callable[..., Tensor]) -> str:
+    """Judge answer(net, velocity, x (B, D), t (B,), s (B,)) -> (B, D): the end that the net sees from further down.
+
+    One Euler step of velocity(x, t) leads from x at t to s; the end that net(x, t) sees is x - t net(x, t).
+    """
+    x, t, s = _plane()
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return _net(x, t, 0 * t) + x / 3
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        return _net(x, 0.7 * t, 0.2 + 0 * t)
+
+    def ends(x: Tensor, t: Tensor) -> Tensor:
+        return x - t[:, None] * net(x, t)
+
+    step = (t - s)[:, None] * velocity(x, t)
+    return _judge(answer(net, velocity, x, t, s), {
+        RIGHT: ends(x - step, s),
+        "This is the end seen from where x was: go one step of the teacher first.": ends(x, t),
+        "The step goes uphill: from t down to s it is x - (t - s) velocity.": ends(x + step, s),
+        "The teacher went on to t = 0: one step leads from t to s only.": ends(x - t[:, None] * velocity(x, t), s),
+        "The end is asked at time t: after the step the time is s.": ends(x - step, t),
+        "The step was made with the net's velocity: the path is the teacher's.":
+            ends(x - (t - s)[:, None] * net(x, t), s),
+        "This is the point after the step, not the end that the net sees from there.": x - step,
+        "This is the net's velocity, not the end: x - s net(x, s).": net(x - step, s),
+    })
+
+
+def log_mel(answer: Callable[[Tensor], Tensor]) -> str:
+    """Judge answer(waveform (S,)) -> (T, 64), the log-mel of `dear.audio.log_mel`."""
+    wave = 0.1 * torch.randn(4800, generator=torch.Generator().manual_seed(0))
+    wave[3200:] = 0
+    padded = torch.nn.functional.pad(wave[None], (PAD, PAD), mode="reflect")[0]
+    frames, filters, window = padded.unfold(0, N_FFT, HOP), mel_filters(), torch.hann_window(N_FFT)
+    magnitude = torch.fft.rfft(frames * window).abs()
+    mel = magnitude @ filters.T
+    right = mel.clamp(min=LOG_FLOOR).log()
+    found, count = answer(wave), len(right)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else None
+    if shape == (64, count):
+        return "The axes are swapped: wanted time first, (T, 64)."
+    if shape == (count, 513):
+        return "These are the 513 bins of the spectrum: the mel filters are missing."
+    if shape == (count + 1, 64):
+        return "One frame too many: pad 432 samples on each side, not 512, so that T = S / 160."
+    if shape == ((len(wave) - N_FFT) // HOP + 1, 64):
+        return "Frames are missing at the ends: mirror 432 samples on each side first."
+    if shape is not None and len(shape) == 2 and shape[1] == 64 and shape[0] != count:
+        return f"Wrong hop: {shape[0]} frames for {len(wave)} samples, wanted {count}, one every 160 samples."
+    return _judge(found, {
+        RIGHT: right,
+        "The logarithm is missing.": mel,
+        "This is the power |X|^2; wanted the magnitude |X|.": (magnitude**2 @ filters.T).clamp(min=LOG_FLOOR).log(),
+        "This is the logarithm to base 10; wanted the natural one.": mel.clamp(min=LOG_FLOOR).log10(),
+        "These are decibels; wanted the natural logarithm.": 20 * mel.clamp(min=LOG_FLOOR).log10(),
+        "The floor was added; wanted the larger of the mel value and the floor.": (mel + LOG_FLOOR).log(),
+        "The floor is missing: digital silence gives minus infinity.": mel.log(),
+        "The window is missing: frames with hard edges smear every tone over all bins.":
+            (torch.fft.rfft(frames).abs() @ filters.T).clamp(min=LOG_FLOOR).log(),
+    }, "a log-mel")  # fmt: skip
+
+
+def kl(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Judge answer(mean (B, C, ...), log_variance (B, C, ...)) -> (B, ...): KL to N(0, 1), summed over axis 1."""
+    generator = torch.Generator().manual_seed(0)
+    mean, log_variance = torch.randn(2, 4, 3, 5, generator=generator)
+    variance = log_variance.exp()
+    right = 0.5 * (mean**2 + variance - 1 - log_variance).sum(1)
+    return _judge(answer(mean, log_variance), {
+        RIGHT: right,
+        "The factor 1/2 is missing.": 2 * right,
+        "The sign is wrong: a divergence is never negative.": -right,
+        "This is the mean over channels; wanted the sum, as channels are independent.": right / mean.shape[1],
+        "The log-variance was read as a log-standard-deviation: the variance is exp(log_variance).":
+            0.5 * (mean**2 + variance**2 - 1 - 2 * log_variance).sum(1),
+        "The standard deviation stands where the variance belongs.":
+            0.5 * (mean**2 + variance.sqrt() - 1 - log_variance).sum(1),
+        "The log-variance itself stands where the variance belongs.":
+            0.5 * (mean**2 + log_variance - 1 - log_variance).sum(1),
+    }, "one number for each clip and step")  # fmt: skip
+
+
+def patchify(answer: Callable[[Tensor, int], Tensor]) -> str:
+    """Judge answer(latent (B, C, T), patch) -> tokens (B, T / patch, C patch), as `dear.vae.patchify`."""
+    batch, channels, steps, patch = 2, 3, 8, 2
+    latent = torch.arange(batch * channels * steps, dtype=torch.float32).reshape(batch, channels, steps)
+    count, width = steps // patch, channels * patch
+    pieces = latent.unflatten(2, (count, patch))
+    right = pieces.transpose(1, 2).flatten(2)
+    found = answer(latent, patch)
+    if isinstance(found, Tensor) and found.shape == (batch, width, count):
+        return f"The axes are swapped: wanted (B, N, D) = {tuple(right.shape)}, got (B, D, N)."
+    return _judge(found, {
+        RIGHT: right,
+        "This is a plain reshape: a token holds many steps of one channel; move the channel axis first.":
+            latent.reshape(batch, count, width),
+        "A token's numbers are in another order: wanted both steps of channel 0, then of channel 1, ...":
+            pieces.permute(0, 2, 3, 1).flatten(2),
+        "A token holds steps that lie far apart: cut time into N pieces of `patch` steps, not into `patch` of N.":
+            latent.unflatten(2, (patch, count)).permute(0, 3, 1, 2).flatten(2),
+    }, "tokens (B, N, D)")  # fmt: skip
+
+
+def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
+    """Judge answer(q, k, v (B, L, C), mask (B, L) bool) -> (B, L, C): softmax attention to where mask is True."""
+    q, k, v = 2 * torch.randn(3, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, True, False], [True, True, False, False]])
+
+    def attend(scale: float = 8**-0.5, looked_at: Tensor = mask, axis: int = 2) -> Tensor:
+        scores = (scale * q @ k.transpose(1, 2)).masked_fill(~looked_at[:, None, :], -torch.inf)
+        return scores.softmax(axis).nan_to_num() @ v
+
+    return _judge(answer(q, k, v, mask), {
+        RIGHT: attend(),
+        "The scale 1 / sqrt(C) is missing: scores grow with the width, and the softmax saturates.": attend(scale=1.0),
+        "The scores are divided by C; wanted sqrt(C).": attend(scale=1 / 8),
+        "The mask is not used: padding is looked at.": attend(looked_at=torch.ones_like(mask)),
+        "The mask is the wrong way round: True is a word, and words are looked at.": attend(looked_at=~mask),
+        "The softmax runs over the queries; wanted over the keys, so that each word's weights sum to 1.":
+            attend(axis=1),
+        "The softmax is missing.": (8**-0.5 * q @ k.transpose(1, 2)).masked_fill(~mask[:, None, :], 0) @ v,
+    }, "one vector for each word")  # fmt: skip
+
+
+def _plane() -> tuple[Tensor, Tensor, Tensor]:
+    """Points (6, 2), times t in [0.6, 1] and smaller ones in [0.1, 0.3]."""
+    generator = torch.Generator().manual_seed(0)
+    t, r = torch.rand(2, 6, generator=generator)
+    return torch.randn(6, 2, generator=generator), 0.6 + 0.4 * t, 0.1 + 0.2 * r
+
+
+def _net(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    """A smooth net of no meaning, curved in all that it is given."""
+    t, r = t[:, None], r[:, None]
+    return torch.sin(x * (1 + t)) + x.flip(1) * t**2 * torch.exp(-r) + r**2
+
+
 def _scores(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """What samples x (m, B, D) score at y (B, D): rightly, and by each typical mistake."""
     m = len(x)
@@ -51,14 +243,17 @@ def _scores(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _judge(found: object, scores: dict[str, Tensor]) -> str:
-    """The sentence whose score was found, or how it differs from the right one."""
+def _judge(found: object, scores: dict[str, Tensor], wanted: str | None = None) -> str:
+    """The sentence whose score was found, or how it differs from the right one; `wanted` says in words what that is."""
     right = scores[RIGHT]
     if not isinstance(found, Tensor):
         return f"Wanted a tensor of shape {tuple(right.shape)}, got {type(found).__name__}."
     if found.shape != right.shape:
-        return f"Wanted one number for each target, shape {tuple(right.shape)}; got shape {tuple(found.shape)}."
+        number = "one number" if right.ndim == 1 else f"{right.shape[1]} numbers"
+        wanted = wanted or f"{number} for each target"
+        return f"Wanted {wanted}, shape {tuple(right.shape)}; got shape {tuple(found.shape)}."
     for sentence, score in scores.items():
-        if torch.allclose(found, score, rtol=1e-4):
+        if torch.allclose(found, score, rtol=1e-4, atol=1e-5):
             return sentence
-    return f"Not right, and no mistake known here: for the first target wanted {right[0]:.3f}, got {found[0]:.3f}."
+    first = [" ".join(f"{v:.3f}" for v in values[0].flatten()[:2]) for values in (right, found)]
+    return f"Not right, and no mistake known here: it begins with {first[1]}, wanted {first[0]}."

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from dear import check
+from dear.audio import log_mel, mel_filters
 from dear.objectives.energy import energy_score
+from dear.objectives.meanflow import mean_velocity
+from dear.vae import patchify
 
 
 def score(x, y, *, factor=2.0, sign=-1.0, divide=None, power=1):
@@ -64,3 +67,154 @@ def test_other_shapes_and_types():
     assert "got float" in check.energy_score(lambda x, y: 0.0)
     assert "2 samples" in check.energy_loss(lambda net, y, g: net(torch.randn(y.shape, generator=g)).norm(dim=1))
     assert "2 samples" in check.energy_loss(lambda net, y, g: y.norm(dim=1))
+
+
+def halves(net, x, t, d, *, away=1.0, later=1.0, size=1.0, share=0.5):
+    first = net(x, t, size * d)
+    return share * (first + net(x - away * d[:, None] * first, t - later * d, size * d))
+
+
+@pytest.mark.parametrize(("said", "mistake"), {
+    check.RIGHT: {}, "point of the first": dict(away=0.0), "time of the first": dict(later=0.0),
+    "uphill": dict(away=-1.0), "too far": dict(away=2.0), "yet to learn": dict(size=2.0), "added": dict(share=1.0),
+    "no mistake known": dict(share=2.0),
+}.items())  # fmt: skip
+def test_the_shortcut_target(said, mistake):
+    assert said in check.shortcut_target(lambda net, x, t, d: halves(net, x, t, d, **mistake))
+
+
+def derived(net, x, t, r, v, *, factor=None, move=None, at=(1.0, 0.0), fixed=True):
+    """The target by reverse mode, another way to the same derivative."""
+    inputs = (v if move is None else move(net, x, t, r, v), at[0] * torch.ones_like(t), at[1] * torch.ones_like(r))
+    _, slope = torch.autograd.functional.jvp(net, (x, t, r), inputs, create_graph=not fixed)
+    return v - ((t - r)[:, None] if factor is None else factor(t, r)) * slope
+
+
+@pytest.mark.parametrize(("said", "mistake"), {
+    check.RIGHT: {},
+    "factor t - r is missing": dict(factor=lambda t, r: 1.0),
+    "wrong sign": dict(factor=lambda t, r: (r - t)[:, None]),
+    "x was held still": dict(move=lambda net, x, t, r, v: 0 * v),
+    "against the path": dict(move=lambda net, x, t, r, v: -v),
+    "net's own velocity": dict(move=lambda net, x, t, r, v: net(x, t, r).detach()),
+    "t was held still": dict(at=(0.0, 0.0)),
+    "r moved with t": dict(at=(1.0, 1.0)),
+    "v alone": dict(factor=lambda t, r: 0.0),
+    "carries a gradient": dict(fixed=False),
+    "no mistake known": dict(factor=lambda t, r: 3.0),
+}.items())  # fmt: skip
+def test_the_meanflow_target(said, mistake):
+    assert said in check.meanflow_target(lambda net, x, t, r, v: derived(net, x, t, r, v, **mistake))
+
+
+def test_the_library_passes_as_the_meanflow_target():
+    def library(net, x, t, r, v):
+        return mean_velocity(lambda x, cond, t, r: net(x, t, r), x, x[:, :0], t, r, v)
+
+    assert check.meanflow_target(library) == check.RIGHT
+    assert "2 numbers" in check.meanflow_target(lambda net, x, t, r, v: v[:, 0])
+
+
+def seen(net, velocity, x, t, s, *, step=1.0, to=None, by=None, at=None):
+    x = x - step * (t - (s if to is None else 0 * s))[:, None] * (by or velocity)(x, t)
+    at = s if at is None else t
+    return x - at[:, None] * net(x, at)
+
+
+@pytest.mark.parametrize(("said", "answer"), {
+    check.RIGHT: seen,
+    "from where x was": lambda net, velocity, x, t, s: x - t[:, None] * net(x, t),
+    "uphill": lambda *given: seen(*given, step=-1.0),
+    "went on to t = 0": lambda *given: seen(*given, to=0),
+    "asked at time t": lambda *given: seen(*given, at=1),
+    "made with the net's": lambda net, *given: seen(net, *given, by=net),
+    "point after the step": lambda net, velocity, x, t, s: x - (t - s)[:, None] * velocity(x, t),
+    "net's velocity, not the end": lambda net, velocity, x, t, s: net(x - (t - s)[:, None] * velocity(x, t), s),
+    "no mistake known": lambda *given: seen(*given, step=2.0),
+}.items())  # fmt: skip
+def test_the_consistency_target(said, answer):
+    assert said in check.consistency_target(answer)
+
+
+def my_log_mel(wave, *, pad=432, hop=160, window=True, power=1, mels=True, floor="clamp", log=torch.log):
+    padded = torch.nn.functional.pad(wave[None], (pad, pad), mode="reflect")[0] if pad else wave
+    frames = padded.unfold(0, 1024, hop) * (torch.hann_window(1024) if window else 1)
+    mel = torch.fft.rfft(frames).abs() ** power
+    mel = mel @ mel_filters().T if mels else mel
+    mel = {"clamp": mel.clamp(min=1e-5), "add": mel + 1e-5, "none": mel}[floor]
+    return log(mel)
+
+
+def as_it_is(mel):
+    return mel
+
+
+@pytest.mark.parametrize(("said", "mistake"), [
+    ("logarithm is missing.", dict(log=as_it_is, floor="none")),
+    ("logarithm is missing.", dict(log=as_it_is)),
+    ("power |X|^2", dict(power=2)),
+    ("base 10", dict(log=torch.log10)),
+    ("decibels", dict(log=lambda mel: 20 * mel.log10())),
+    ("floor was added", dict(floor="add")),
+    ("floor is missing", dict(floor="none")),
+    ("window is missing", dict(window=False)),
+    ("Wrong hop", dict(hop=256)),
+    ("Frames are missing", dict(pad=0)),
+    ("One frame too many", dict(pad=512)),
+    ("mel filters are missing", dict(mels=False)),
+    ("no mistake known", dict(log=lambda mel: mel.log() + 1)),
+])  # fmt: skip
+def test_log_mel(said, mistake):
+    assert check.log_mel(log_mel) == check.log_mel(my_log_mel) == check.RIGHT
+    assert said in check.log_mel(lambda wave: my_log_mel(wave, **mistake))
+
+
+def test_log_mel_with_swapped_axes():
+    assert "axes are swapped" in check.log_mel(lambda wave: log_mel(wave).T)
+    assert "got ndarray" in check.log_mel(lambda wave: log_mel(wave).numpy())
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    ("Right.", lambda m, v: 0.5 * (m**2 + v.exp() - 1 - v).sum(1)),
+    ("1/2 is missing", lambda m, v: (m**2 + v.exp() - 1 - v).sum(1)),
+    ("sign is wrong", lambda m, v: 0.5 * (1 + v - m**2 - v.exp()).sum(1)),
+    ("mean over channels", lambda m, v: 0.5 * (m**2 + v.exp() - 1 - v).mean(1)),
+    ("log-standard-deviation", lambda m, v: 0.5 * (m**2 + (2 * v).exp() - 1 - 2 * v).sum(1)),
+    ("standard deviation stands", lambda m, v: 0.5 * (m**2 + (v / 2).exp() - 1 - v).sum(1)),
+    ("log-variance itself", lambda m, v: 0.5 * (m**2 + v - 1 - v).sum(1)),
+    ("one number for each clip and step", lambda m, v: 0.5 * (m**2 + v.exp() - 1 - v).sum()),
+])  # fmt: skip
+def test_kl(said, answer):
+    assert said in check.kl(answer)
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    ("Right.", patchify),
+    ("axes are swapped", lambda z, p: patchify(z, p).transpose(1, 2)),
+    ("plain reshape", lambda z, p: z.reshape(len(z), z.shape[2] // p, -1)),
+    ("another order", lambda z, p: z.transpose(1, 2).reshape(len(z), z.shape[2] // p, -1)),
+    ("far apart", lambda z, p: z.unflatten(2, (p, -1)).permute(0, 3, 1, 2).flatten(2)),
+    ("tokens (B, N, D)", lambda z, p: z),
+])  # fmt: skip
+def test_patchify(said, answer):
+    assert said in check.patchify(answer)
+
+
+def attend(q, k, v, mask, *, scale=8**-0.5, axis=-1):
+    scores = (scale * q @ k.mT).masked_fill(~mask[:, None, :], -torch.inf)
+    return scores.softmax(axis).nan_to_num() @ v
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    ("Right.", attend),
+    ("Right.", lambda *x: torch.nn.functional.scaled_dot_product_attention(*x[:3], attn_mask=x[3][:, None, :])),
+    ("sqrt(C) is missing", lambda *x: attend(*x, scale=1)),
+    ("divided by C", lambda *x: attend(*x, scale=1 / 8)),
+    ("mask is not used", lambda q, k, v, mask: attend(q, k, v, mask | True)),
+    ("wrong way round", lambda q, k, v, mask: attend(q, k, v, ~mask)),
+    ("over the queries", lambda *x: attend(*x, axis=1)),
+    ("softmax is missing", lambda q, k, v, mask: (8**-0.5 * q @ k.mT * mask[:, None, :]) @ v),
+    ("one vector for each word", lambda *x: attend(*x).mean(1)),
+])  # fmt: skip
+def test_attention(said, answer):
+    assert said in check.attention(answer)
