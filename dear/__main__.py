@@ -189,7 +189,7 @@ def _tell(run, *arguments, **options) -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.secho("stopped; the same command continues from the last checkpoint", err=True)
+        typer.secho("stopped; the same command continues from the last checkpoint, one every 200 steps", err=True)
         raise typer.Exit(130) from None
 
 
