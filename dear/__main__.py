@@ -61,7 +61,7 @@ def demo(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="oracle, vae, texture, text, teacher, student, or all in this order.")],
+    part: Annotated[str, typer.Argument(help="oracle, vae, texture, text, teacher, student, or all that is shipped.")],
     source: Annotated[
         str,
         typer.Option(
