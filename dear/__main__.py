@@ -140,7 +140,7 @@ def write_data(
 
 @data.command("check")
 def check_data(folder: Annotated[Path, typer.Argument(help="Folder of recordings with a captions.csv.")]):
-    """Read a folder of recordings and say what is wrong with it, one line a file."""
+    """Read a folder of recordings and say what is wrong with it, one line a file; exit code 1 if anything is."""
     from dear.commands import check_data as run
 
     _tell(run, folder)
@@ -189,7 +189,7 @@ def _tell(run, *arguments, **options) -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.secho("stopped; the same command continues from the last checkpoint, one every 200 steps", err=True)
+        typer.secho("stopped; the same command continues", err=True)
         raise typer.Exit(130) from None
 
 

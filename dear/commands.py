@@ -130,13 +130,15 @@ def write_data(out: Path, count: int, split: str, seed: int) -> None:
 
 
 def check_data(folder: Path) -> None:
-    """Print every problem of a folder of recordings, and how many crops are usable."""
+    """Print every problem of a folder of recordings, and how many crops are usable; any problem is an error."""
     from dear.data.folder import AudioFolder
 
     found = AudioFolder(folder, progress=True)
     for problem in found.problems:
         print(problem)
     print(f"{len(found)} usable recordings, {len(found.problems)} problem(s)")
+    if found.problems:
+        raise ValueError(f"{folder} has problems; training would leave these files out")
 
 
 def report_recordings(folder: Path, models: Path, runs: Path, held_out: str, label: str, steps, record) -> None:

@@ -7,7 +7,10 @@ again takes, on one process and a CPU, exactly the steps that it would have take
 import dataclasses
 import json
 import math
+import signal
+import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +138,29 @@ class Run:
             self.step = int(file.metadata()["step"])
 
 
+@contextmanager
+def held_back_interrupt():
+    """Hold back the first ctrl-C, so that the step under way is finished; a second one stops at once.
+
+    Gives a function that says whether there was one. Outside the main thread, which alone gets signals, it holds
+    nothing back.
+    """
+    seen = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number, frame):
+        seen.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig, out: str | Path, *,
           progress: bool = True, stop_after: int | None = None) -> nn.Module:
     """Train `module` in place and return it holding the moving average of its weights.
@@ -142,8 +168,8 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     `loss(module, indices, generator)` gives the mean loss of the items `indices` (of 0..items-1) and figures to log; a
     figure that costs something to know is a function, called before the backward pass of the steps that are logged:
     every `log_every` steps, and the last. The folder `out` gets checkpoint.safetensors (every `checkpoint_every` steps,
-    atomically) and metrics.jsonl; calling again with the same `out` and `config` continues. `stop_after` ends early
-    after that many steps of the plan (the schedule is kept).
+    atomically, and on ctrl-C) and metrics.jsonl; calling again with the same `out` and `config` continues. `stop_after`
+    ends early after that many steps of the plan (the schedule is kept).
 
     Parameters that need no gradient, and buffers, are neither trained nor stored in the checkpoint. Raises ValueError
     if `out` holds a run of other settings or another model, FloatingPointError if loss or gradient are not finite.
@@ -160,18 +186,23 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     hidden = not (progress and accelerator.is_main_process)
     bar = tqdm(initial=run.step, total=last, desc=f"training {out.name}", disable=hidden)
-    while run.step < last:
-        figures = step(run, loss, items)
-        run.step += 1
-        bar.update()
-        if run.is_logged(run.step):
-            log.write(run.step, figures)
-            bar.set_postfix_str(f"loss {figures['loss']:.3f}")
-        if run.step % config.checkpoint_every == 0 or run.step == last:
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                run.save()
+    with held_back_interrupt() as interrupted:
+        while run.step < last and not interrupted():
+            figures = step(run, loss, items)
+            run.step += 1
+            bar.update()
+            if run.is_logged(run.step):
+                log.write(run.step, figures)
+                bar.set_postfix_str(f"loss {figures['loss']:.3f}")
+            if run.step % config.checkpoint_every == 0 or run.step == last:
+                accelerator.wait_for_everyone()
+                if accelerator.is_main_process:
+                    run.save()
+        if interrupted() and accelerator.is_main_process:
+            run.save()
     bar.close()
+    if interrupted():
+        raise KeyboardInterrupt
     with torch.no_grad():
         for name, parameter in run.parameters.items():
             parameter.copy_(run.ema[name])

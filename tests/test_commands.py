@@ -104,9 +104,10 @@ def test_generate_without_a_model(tmp_path):
 def test_data_write_and_check_agree(tmp_path):
     code, said = run("data", "write", tmp_path / "world", "--count", 3)
     assert code == 0 and (tmp_path / "world" / "captions.csv").read_text().startswith("filename,caption")
+    assert run("data", "check", tmp_path / "world")[0] == 0
     (tmp_path / "world" / "audio" / "00001.wav").write_bytes(b"not a sound")
     code, said = run("data", "check", tmp_path / "world")
-    assert code == 0 and "00001.wav" in said and "2 usable recordings, 1 problem" in said
+    assert code == 1 and "00001.wav" in said and "2 usable recordings, 1 problem" in said
 
 
 def test_train_refuses_an_unknown_part(tmp_path):

@@ -151,6 +151,34 @@ def test_stopping_and_going_on_equals_the_whole(whole, tmp_path):
     assert same(weights(fit(tmp_path, module=network(seed=9))), whole[1])
 
 
+def test_ctrl_c_finishes_the_step_and_loses_nothing(whole, tmp_path):
+    config, calls = replace(CONFIG, checkpoint_every=1000), []
+
+    def interrupted(module, indices, generator):
+        calls.append(1)
+        if len(calls) == 7:
+            signal.raise_signal(signal.SIGINT)
+        return loss(module, indices, generator)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, config, function=interrupted)
+    assert len(calls) == 7 and signal.getsignal(signal.SIGINT) is before
+    assert same(weights(fit(tmp_path, config, module=network(seed=9), function=interrupted)), whole[1])
+    assert len(calls) == 40  # no step was taken twice
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    def stuck(module, indices, generator):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second ctrl-C was held back")
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, function=stuck)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
 def child(out, progress):
     def counted(module, indices, generator):
         progress.value += 1
