@@ -12,7 +12,7 @@ def energy_score(samples: Tensor, y: Tensor, exponent: float = 1.0) -> Tensor:
         (2/m) sum_k |x_k - y|^a  -  1/(m (m-1)) sum_{k != l} |x_k - x_l|^a
 
     Its mean over y is the energy distance to the law of y, up to E|Y - Y'|^a, which no sampler can change
-    (AudioDEAR, arXiv 2605.00329; Gneiting and Raftery 2007, eq. 21, times two). The score is strictly proper for
+    (AudioDEAR, arXiv 2605.00329; Gneiting and Raftery 2007, eq. 22, times -2). The score is strictly proper for
     0 < a < 2; at a = 2 only the mean is matched. With m = 1 there is no repulsive term, 2 |x - y|^a is left, and its
     minimum is a point: the spatial median for a = 1.
 
