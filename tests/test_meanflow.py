@@ -89,6 +89,18 @@ def test_the_adaptive_weight_scales_the_gradient_and_not_its_direction():
         torch.testing.assert_close(scaled, weight * gradient)
 
 
+def test_the_loss_of_a_known_error_is_its_square_over_d_by_its_own_size():
+    # cond is x, so the net knows n - x and is off by exactly (3, 4): |error|^2 = 25 is the sum over D, as published.
+    x = torch.randn(50, 2, generator=gen(), dtype=torch.float64)
+
+    def net(z, cond, t, r):
+        return (z - cond) / t[:, None] + torch.tensor([3.0, 4.0], dtype=torch.float64)
+
+    for power, c in ((0.0, 0.01), (0.5, 11.0), (1.0, 0.01), (1.0, 75.0)):
+        rows = MeanFlow(share=0.0, power=power, c=c).loss(net, x, x, gen(1))
+        torch.testing.assert_close(rows, x.new_full((50,), 25 / (25 + c) ** power))
+
+
 def test_sampling_the_truth_gives_the_gaussian_in_any_number_of_steps():
     noise = torch.randn(5, 2, generator=gen(), dtype=torch.float64)
     for steps in (1, 2, 7):
