@@ -96,6 +96,21 @@ def test_the_denoising_loss_is_flow_matching_at_s_equal_t():
     torch.testing.assert_close(rows, 3 * (velocity(x_t, t) - (x_t - x) / t[:, None]).square().mean(dim=-1))
 
 
+def test_the_denoising_loss_sees_the_guidance_weight_and_the_conditional_half():
+    x, cond, seen = draw(300, gen()), torch.randn(300, 4, generator=gen(2)).double(), []
+
+    def net(x_t, cond, t, s, w):
+        seen.append((cond, t, s, w))
+        return x_t
+
+    Trajectory(teacher, (2, 5), denoising=1.0).loss(net, x, cond, gen(1), net)
+    _, jumped, denoised = seen  # the target, the jump, the denoising loss
+    assert torch.equal(denoised[1], denoised[2])  # t = s
+    for given in (jumped, denoised):
+        assert torch.equal(given[0], cond[:, :2]) and torch.equal(given[3], jumped[3])
+    assert 2 <= jumped[3].min() < 2.1 and 4.9 < jumped[3].max() < 5
+
+
 def test_ends_may_be_compared_in_features():
     x, net = draw(300, gen()), Table(18, times=2)
 
@@ -104,6 +119,23 @@ def test_ends_may_be_compared_in_features():
 
     torch.testing.assert_close(loss(lambda x, cond, s: 3 * x), 9 * loss(None))
     assert (loss(lambda x, cond, s: 0 * x) == 0).all()
+
+
+def test_features_are_of_the_end_at_s_and_take_no_gradient_from_the_target():
+    x, cond, at, seen = draw(300, gen()), torch.randn(300, 4, generator=gen(2)).double(), [], []
+
+    def net(x_t, cond, t, s, w):
+        at.append(s)
+        return x_t
+
+    def features(end, cond, s):
+        seen.append((cond, s, torch.is_grad_enabled()))
+        return end
+
+    Trajectory(teacher, (2, 5), denoising=0.0, features=features).loss(net, x, cond, gen(1), net)
+    assert len(seen) == 2 and [grad for *_, grad in seen] == [False, True]
+    for given, s, _ in seen:
+        assert torch.equal(given, cond[:, :2]) and torch.equal(s, at[0])
 
 
 def test_no_gradient_reaches_target_or_teacher():

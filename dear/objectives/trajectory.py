@@ -76,11 +76,13 @@ class Trajectory:
             lower = torch.maximum(u - 1, s)  # a row that has come to s stays there
             x_u = heun_step(lambda x, t: self.teacher.velocity(x, cond, t, *w), x_u, u / n, lower / n)
             u = lower
+
+        def compared(end: Tensor) -> Tensor:
+            return end if self.features is None else self.features(end, seen, s / n)
+
         with torch.no_grad():
-            wanted = jump(target, x_u, seen, u / n, s / n, *w)
-        reached = jump(net, x_t, seen, t / n, s / n, *w)
-        if self.features is not None:
-            wanted, reached = (self.features(end, seen, s / n) for end in (wanted, reached))
+            wanted = compared(jump(target, x_u, seen, u / n, s / n, *w))
+        reached = compared(jump(net, x_t, seen, t / n, s / n, *w))
         rows = (reached - wanted).square().mean(dim=-1)
         if self.denoising:
             t, noise = draw_uniform(x, generator), draw_noise(x, generator)
