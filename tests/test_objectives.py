@@ -56,6 +56,23 @@ def test_the_protocol_without_conditions(name, dtype):
 
 
 @pytest.mark.parametrize("name", PLAIN)
+def test_every_call_sees_each_rows_own_condition(name):
+    objective, seen = PLAIN[name], []
+
+    def net(x, cond, *times):
+        seen.append(cond)
+        return 0.5 * x
+
+    x, cond = torch.randn(8, 2, generator=gen()), torch.arange(8.0)[:, None]
+    if name == "EnergyAllPairs":
+        cond = torch.ones(8, 1)  # one law: it refuses others
+    objective.loss(net, x, cond, gen(1), net)
+    objective.sample(net, cond, x, 1, gen(1))
+    for given in seen:  # all rows, or the first of them (Shortcut's half steps, MeanFlow's derivative), or repeats
+        assert torch.equal(given, cond.repeat(4, 1)[: len(given)])
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_head_built_from_the_objective_learns(name):
     objective = PLAIN[name]
     torch.manual_seed(0)
