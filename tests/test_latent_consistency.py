@@ -78,6 +78,14 @@ def test_the_guidance_weight_is_an_input_and_moves_the_teacher():
     assert (seen[-1][0] == 9).all()
 
 
+def test_no_gradient_reaches_target_or_teacher():
+    net, target, frozen = Table(6), Table(6), Table(6)
+    torch.nn.init.ones_(target.scale)
+    x = draw(64, gen())
+    LatentConsistency(frozen, train_steps=12, skip=2).loss(net, x, x, gen(), target).mean().backward()
+    assert net.scale.grad.abs().sum() > 0 and target.scale.grad is None and frozen.scale.grad is None
+
+
 def test_training_learns_the_teachers_jumps_in_one_step():
     objective = LatentConsistency(teacher, train_steps=12, skip=2)
     net = fit(objective, Table(6), steps=700, rate=0.05)

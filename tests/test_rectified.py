@@ -57,6 +57,14 @@ def test_guidance_is_the_teachers_and_the_student_sees_the_conditional_half():
     torch.testing.assert_close(null[:, :2], follow(lambda x, t: velocity(x, t) + 3 * with_cond, null[:, 2:], 25))
 
 
+def test_times_are_uniform():
+    x, seen = torch.zeros(40_000, 4), []  # pairs, of which nothing matters here
+    Rectified().loss(lambda x, c, t: seen.append(t) or x, x, x[:, :0], gen())
+    # Means of t and t^2; standard errors are 0.0014 and 0.0015.
+    assert seen[0].mean().item() == pytest.approx(1 / 2, abs=0.008)
+    assert seen[0].square().mean().item() == pytest.approx(1 / 3, abs=0.008)
+
+
 def test_no_gradient_reaches_the_teacher():
     frozen, net = Affine(), Affine()
     x = draw(32, gen())
