@@ -26,13 +26,15 @@ def energy_loss(answer: Callable[[Callable[[Tensor], Tensor], Tensor, torch.Gene
         return 0.5 * noise
 
     found = answer(net, y, torch.Generator().manual_seed(1))
-    noise = torch.cat(calls) if calls else y[:0]
+    noise = torch.cat([n.reshape(-1, n.shape[-1]) for n in calls]) if calls else y[:0]
     if noise.shape != (2 * len(y), y.shape[1]):
         return f"Wanted 2 samples for each of {len(y)} targets, from noise (12, 3); the noise was {tuple(noise.shape)}."
-    first, second = noise.chunk(2)
-    if torch.equal(first, second):
+    # A target's two samples may lie len(y) rows apart, or side by side.
+    pairings = [noise.unflatten(0, (2, len(y))), noise.unflatten(0, (len(y), 2)).transpose(0, 1)]
+    if any(torch.equal(*pair) for pair in pairings):
         return "Both samples were made from the same noise: they are equal, and the second term is always 0."
-    return _judge(found, _scores(0.5 * torch.stack([first, second]), y))
+    said = [_judge(found, _scores(0.5 * pair, y)) for pair in pairings]
+    return said[1] if said[0].startswith("Not right") else said[0]
 
 
 def shortcut_target(answer: Callable[[Callable[..., Tensor], Tensor, Tensor, Tensor], Tensor]) -> str:

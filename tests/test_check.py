@@ -42,6 +42,23 @@ def test_right_answers():
 
     assert check.energy_loss(called_twice) == check.RIGHT
 
+    def stacked(net, y, generator):  # one call with an axis of samples before the targets
+        return score(net(torch.randn(2, *y.shape, generator=generator)), y)
+
+    assert check.energy_loss(stacked) == check.RIGHT
+
+
+def side_by_side(net, y, generator, shared=False, **mistake):
+    noise = torch.randn(len(y), 1 if shared else 2, y.shape[1], generator=generator).expand(-1, 2, -1)
+    return score(net(noise.reshape(-1, y.shape[1])).view(len(y), 2, -1).transpose(0, 1), y, **mistake)
+
+
+def test_samples_may_lie_side_by_side():
+    assert check.energy_loss(side_by_side) == check.RIGHT
+    assert "same noise" in check.energy_loss(lambda *given: side_by_side(*given, shared=True))
+    for said, mistake in WRONG.items():
+        assert said in check.energy_loss(lambda *given, m=mistake: side_by_side(*given, **m))
+
 
 @pytest.mark.parametrize(("said", "mistake"), WRONG.items())
 def test_mistakes_are_told_apart(said, mistake):
