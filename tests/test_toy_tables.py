@@ -41,3 +41,4 @@ def test_difference():
     assert difference([1.0, 1.1], [1.1, 1.2]) == "undecided"  # 0.1 apart, and 0.1 is the range of either
     assert difference([1.0, 1.0], [1.2, 1.9]) == "undecided"  # the greater range counts
     assert difference([1.0], [2.0, 2.1]) == "undecided"  # one seed has no range
+    assert difference([], [2.0, 2.1]) == difference([1.0, 1.1], []) == "undecided"  # all runs failed

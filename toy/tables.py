@@ -41,10 +41,12 @@ def table(rows: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> str:
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """'lower' or 'higher', ours against theirs; 'undecided' if the means differ by no more than the greater range.
 
-    With a single value on either side there is no range, and nothing is decided.
+    With less than two values on either side there is no range, and nothing is decided.
     """
+    if min(len(ours), len(theirs)) < 2:
+        return "undecided"
     gap = sum(ours) / len(ours) - sum(theirs) / len(theirs)
-    if min(len(ours), len(theirs)) < 2 or abs(gap) <= max(max(values) - min(values) for values in (ours, theirs)):
+    if abs(gap) <= max(max(values) - min(values) for values in (ours, theirs)):
         return "undecided"
     return "lower" if gap < 0 else "higher"
 
