@@ -76,6 +76,51 @@ def test_the_table_of_one_method(tmp_path):
         assert str(tmp_path) not in json.dumps(row)
 
 
+def test_controls_are_fresh_data_a_gaussian_and_a_square_of_the_datas_size(tmp_path, monkeypatch):
+    drawn = []
+
+    def watched(data, x, seed):
+        drawn.append(x)
+        return measure(data, x, seed)
+
+    monkeypatch.setattr(compare, "SAMPLES", 1000)
+    monkeypatch.setattr(compare, "measure", watched)
+    comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=1)
+    lines = list(comparison.controls("swiss_roll", 0))
+    assert [line["method"] for line in lines] == ["floor", "gaussian", "square"]
+    for x in drawn:  # as the data: mean 0, the mean of the variances 1; standard errors are about 0.03
+        assert x.mean(0).abs().max() < 0.15 and x.var(0).mean().item() == pytest.approx(1, abs=0.15)
+    assert (swiss_roll.mode_of(drawn[0]) >= 0).double().mean() > 0.97
+    assert 1.7 < drawn[2].abs().amax(0).min() and drawn[2].abs().max() < math.sqrt(3)
+    # Fresh data: none of the points that it is measured against, and still nearer than the trivial samplers.
+    assert 0.05 < lines[0]["w1"] < 0.5 * min(line["w1"] for line in lines[1:])
+
+
+def test_pairs_keep_noise_and_sample_together():
+    objective = compare.Rectified(lambda x, cond, t: x, teacher_steps=2)  # two Euler steps: x(n) = n / 4
+    pairs = compare.pool(objective, torch.Generator().manual_seed(0))(500, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(pairs[:, :2], pairs[:, 2:] / 4)
+    assert len(pairs.unique(dim=0)) > 350  # 500 of 1000, drawn with replacement: about 394 different ones
+
+
+def test_a_run_trains_with_its_settings_and_a_student_begins_as_its_teacher(tmp_path, monkeypatch):
+    comparison, trained = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=2), []
+    train = compare.train
+
+    def watched(objective, net, draw, config, **options):
+        trained.append((net, config))
+        return train(objective, net, draw, config, **options)
+
+    monkeypatch.setattr(compare, "train", watched)
+    choice = Try({"intervals": 6}, 5e-4, target_ema=0.5)
+    planned = Run("steps", METHODS[5], "tuned", choice, "swiss_roll", 3, 2)
+    comparison.do(planned)
+    (_, _), (student, config) = trained  # the flow, then the student
+    assert (config.learning_rate, config.target_ema, config.seed, config.steps) == (5e-4, 0.5, 3, 2)
+    for ours, theirs in zip(student.parameters(), comparison.teacher(planned).parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_a_killed_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
     words = ("--steps", 8, "--seeds", 1, "--cpu-seconds", 0, "--only", "energy", "--only", "consistency",
              "--data", "swiss_roll")
