@@ -28,7 +28,8 @@ class Trajectory:
     net(x, cond, t, s), or net(x, cond, t, s, w) with guidance.
     intervals: N, t, u and s are multiples of 1/N.  most: steps of 1/N from t to u, at most; their number is drawn once
     a batch.  denoising: weight of the denoising loss, 1 in the paper.
-    features: (x, cond, s) -> (B, F), in which the ends are compared, the teacher's layers in the paper; None: x itself.
+    features: (x, cond, s) -> (B, F), in which the ends are compared; None: x itself. In the source they are the frozen
+    teacher's layers, each scaled to length 1 over its channels.
     """
 
     needs_target = True
