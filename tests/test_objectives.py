@@ -83,6 +83,15 @@ def test_a_head_built_from_the_objective_learns(name):
     assert objective.sample(head, cond, x, 1, gen(1)).shape == x.shape
 
 
+@pytest.mark.parametrize("name", ["ConsistencyDistillation", "LatentConsistency", "Trajectory"])
+def test_every_step_of_a_guided_sampler_sees_the_guidance_scale(name):
+    objective, seen = getattr(objectives, name)(flow_teacher, guidance=(2, 5), guidance_scale=4.5), []
+    x = torch.randn(6, 2, generator=gen())
+    objective.sample(lambda x, cond, *times: seen.append(times) or x, torch.ones(6, 3), x, 4, gen(1))
+    assert len(seen) == 4 and {len(times) for times in seen} == {objective.times}
+    assert all((w == 4.5).all() for *_, w in seen)
+
+
 def test_a_guided_teacher_is_decodings_guided_net():
     torch.manual_seed(0)
     head = AdaLNHead(HeadConfig(token_dim=2, cond_dim=3, width=16, depth=1, times=1))
