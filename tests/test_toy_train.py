@@ -220,6 +220,15 @@ def test_samples_come_from_the_generator_and_noise_is_as_wide_as_the_net_takes()
     assert not torch.equal(sample(Energy(), wide, 9, gen(), cond=cond), sample(Energy(), wide, 9, gen(), cond=-cond))
 
 
+def test_sampling_takes_the_objectives_steps_unless_told():
+    net, calls = small(times=1), []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    for steps, expected in ((None, 50), (3, 3)):
+        calls.clear()
+        sample(Flow(), net, 4, gen(), steps)
+        assert len(calls) == expected
+
+
 def test_a_trace_holds_every_point_that_the_sampler_visits():
     noise = torch.randn(5, 2, generator=gen())
     path = trace(Flow(), lambda x, cond, t: x.sign(), noise, 4)  # a velocity that keeps its sign: steps of 1/4 to zero

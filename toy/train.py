@@ -118,11 +118,15 @@ def train(objective, net: nn.Module, draw: Callable, config: TrainConfig | None 
 
 
 @torch.no_grad()
-def sample(objective, net: nn.Module, n: int, generator: torch.Generator, steps: int = 1, *,
+def sample(objective, net: nn.Module, n: int, generator: torch.Generator, steps: int | None = None, *,
            cond: Tensor | None = None) -> Tensor:
-    """n samples (n, D) by `steps` steps of the objective, from noise N(0, I) as wide as the net's first argument."""
+    """n samples (n, D) by `steps` steps of the objective, from noise N(0, I) as wide as the net's first argument.
+
+    steps: None: the objective's own default, 1 for those that draw in one step, 50 for Flow.
+    """
     noise = torch.randn(n, net.config.noise_dim, generator=generator, device=generator.device)
-    return objective.sample(net, noise.new_zeros(n, 0) if cond is None else cond, noise, steps, generator)
+    given = {} if steps is None else {"steps": steps}
+    return objective.sample(net, noise.new_zeros(n, 0) if cond is None else cond, noise, generator=generator, **given)
 
 
 def trace(objective, net: nn.Module, noise: Tensor, steps: int, generator: torch.Generator | None = None, *,
