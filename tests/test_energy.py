@@ -150,6 +150,20 @@ def test_loss_calls_the_net_once_with_the_right_rows_and_the_same_seed_gives_the
     assert first[0] < first[1] < first[2]
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.5])
+def test_losses_are_the_scores_of_what_the_net_draws(exponent):
+    x, drawn = torch.randn(4, 2, generator=gen()), []
+
+    def net(noise, cond):
+        drawn.append(2 * noise)
+        return drawn[-1]
+
+    rows = Energy(samples=3, exponent=exponent).loss(net, x, x, gen(1))
+    torch.testing.assert_close(rows, energy_score(drawn[0].view(3, 4, 2), x, exponent))
+    rows = EnergyAllPairs(exponent=exponent).loss(net, x, x[:, :0], gen(1))
+    torch.testing.assert_close(rows, energy_score_all_pairs(drawn[1], x, exponent))
+
+
 def test_sampling_is_one_call():
     noise, cond = torch.randn(3, 2, generator=gen()), torch.ones(3, 2)
     assert torch.equal(Energy().sample(lambda n, c: n + c, cond, noise), noise + 1)
@@ -165,6 +179,9 @@ def test_bad_arguments():
             energy_score(torch.zeros(2, 1, 1), torch.zeros(1, 1), exponent)
     with pytest.raises(ValueError, match="samples must be at least 1"):
         Energy(samples=0)
+    for objective in (Energy, EnergyAllPairs):
+        with pytest.raises(ValueError, match="noise_dim must be at least 1"):
+            objective(noise_dim=0)
     with pytest.raises(ValueError, match="samples must be"):
         energy_score(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
 

@@ -64,6 +64,7 @@ class Energy:
         if samples < 1:
             raise ValueError(f"samples must be at least 1 (2 is the usual number), got {samples}")
         _check_exponent(exponent)
+        _check_noise_dim(noise_dim)
         self.samples, self.exponent, self.noise_dim = samples, exponent, noise_dim
 
     def loss(
@@ -111,6 +112,7 @@ class EnergyAllPairs:
         if samples is not None and samples < 2:
             raise ValueError(f"samples must be at least 2, or None for as many as rows, got {samples}")
         _check_exponent(exponent)
+        _check_noise_dim(noise_dim)
         self.samples, self.exponent, self.noise_dim = samples, exponent, noise_dim
 
     def loss(
@@ -156,6 +158,11 @@ def _power(distance: Tensor, exponent: float) -> Tensor:
 def _check_one_step(steps: int) -> None:
     if steps != 1:
         raise ValueError(f"an energy model draws in one pass by construction: steps must be 1, got {steps}")
+
+
+def _check_noise_dim(noise_dim: int | None) -> None:
+    if noise_dim is not None and noise_dim < 1:
+        raise ValueError(f"noise_dim must be at least 1, or None for as many as x has, got {noise_dim}")
 
 
 def _check_exponent(exponent: float) -> None:
