@@ -1,1 +1,1 @@
-"""The plane: 2-D data, small nets, distances between samples and plots, filled by notebooks 01 to 03."""
+"""The plane: 2-D data, small nets, distances between samples and plots, used by notebooks 01 to 03."""
