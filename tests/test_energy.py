@@ -179,6 +179,8 @@ def test_bad_arguments():
             energy_score(torch.zeros(2, 1, 1), torch.zeros(1, 1), exponent)
     with pytest.raises(ValueError, match="samples must be at least 1"):
         Energy(samples=0)
+    with pytest.raises(ValueError, match=r"samples must be .*, got \(2, 3, 1\) and \(3, 2\)"):
+        Energy().loss(lambda noise, cond: noise[:, :1], torch.zeros(3, 2), torch.zeros(3, 0), gen())
     for objective in (Energy, EnergyAllPairs):
         with pytest.raises(ValueError, match="noise_dim must be at least 1"):
             objective(noise_dim=0)

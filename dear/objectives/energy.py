@@ -79,7 +79,7 @@ class Energy:
             m * rows, self.noise_dim or width, generator=generator, device=x.device, dtype=x.dtype
         )
         samples = net(noise, cond.repeat(m, 1))
-        return energy_score(samples.view(m, rows, width), x, self.exponent)
+        return energy_score(samples.unflatten(0, (m, rows)), x, self.exponent)
 
     def sample(
         self,
