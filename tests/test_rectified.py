@@ -90,6 +90,8 @@ def test_bad_arguments():
         Rectified().pairs(x, x, gen())
     with pytest.raises(ValueError, match="without a teacher the pairs are given"):
         Rectified(guidance_scale=2.0)
+    with pytest.raises(ValueError, match="null_cond does nothing with guidance_scale=1"):
+        Rectified(teacher, null_cond=x[0])
     with pytest.raises(ValueError, match="teacher_steps must be at least 1"):
         Rectified(teacher, teacher_steps=0)
     with pytest.raises(ValueError, match="guidance wants cond"):

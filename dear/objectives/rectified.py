@@ -37,6 +37,8 @@ class Rectified:
     ):
         if teacher is None and (guidance_scale != 1 or null_cond is not None):
             raise ValueError("without a teacher the pairs are given: guidance_scale and null_cond do nothing")
+        if guidance_scale == 1 and null_cond is not None:
+            raise ValueError("null_cond does nothing with guidance_scale=1, which is no guidance")
         if teacher_steps < 1:
             raise ValueError(f"teacher_steps must be at least 1, got {teacher_steps}")
         guidance = None if guidance_scale == 1 else (guidance_scale, guidance_scale)
