@@ -152,11 +152,11 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_the_saved_net_gives_the_recorded_figures(tmp_path):
     comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=4)
-    planned = comparison.chosen(METHODS[1], "swiss_roll", 0)
+    planned = comparison.chosen(METHODS[1], "swiss_roll", 1)
     line = comparison.do(planned)
     net = load_net(tmp_path / "nets" / planned.file())
-    x = sample(comparison.objective(planned, None), net, 60, torch.Generator().manual_seed(2000))
-    assert measure("swiss_roll", x, 0) == {k: line[k] for k in ("samples", *METRICS)}
+    x = sample(comparison.objective(planned, None), net, 60, torch.Generator().manual_seed(2001))
+    assert measure("swiss_roll", x, 1) == {k: line[k] for k in ("samples", *METRICS)}
 
 
 def test_the_teacher_is_the_flow_of_the_same_data_and_seed_and_is_trained_once(tmp_path, monkeypatch):
@@ -177,6 +177,15 @@ def test_a_training_that_diverges_is_a_line_and_never_the_best(tmp_path):
     assert first["failed"] and all(first[metric] is None for metric in METRICS)
     assert second["w2"] > 0 and comparison.best(wild) == wild.tries[1]
     assert comparison.chosen(wild, "swiss_roll", 0).setting == "tuned"
+
+
+def test_the_best_try_has_the_least_w2(tmp_path):
+    comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=8)
+    assert comparison.best(METHODS[1]) == METHODS[1].tries[0]  # nothing is known yet
+    for w2, planned in zip((0.4, 0.2, 0.3, 0.5), comparison.tries(METHODS[1]), strict=True):
+        others = {metric: 1 - w2 for metric in METRICS}  # any other metric would choose another try
+        comparison.record.append(planned.key() | others | {"w2": w2})
+    assert comparison.best(METHODS[1]) == METHODS[1].tries[1]
 
 
 def test_measure_knows_the_data_from_a_gaussian_and_depends_on_the_seed_alone():

@@ -21,7 +21,8 @@ def compared(tmp_path, monkeypatch):
     for method in [m for m in METHODS if m.name in ("flow", "energy", "consistency")]:
         tuned = Run("steps", method, "tuned", method.tries[1], "swiss_roll", 0, 4)
         published = Run("steps", method, "published", method.tries[0], "eight_gaussians", 0, 4)
-        for run in (tuned, published, Run("steps", method, "tuned", method.tries[1], "swiss_roll", 1, 4)):
+        same = Run("steps", method, "published", method.tries[0], "swiss_roll", 0, 4)  # its net is not shipped
+        for run in (tuned, published, same, Run("steps", method, "tuned", method.tries[1], "swiss_roll", 1, 4)):
             comparison.do(run)
     return tmp_path
 
@@ -33,7 +34,7 @@ def test_nets_and_samples(compared):
     assert [path.stem for path in written] == ["flow", "energy", "consistency", "samples"]
     points = load_file(written[-1])
     assert points.keys() == {f"{name}/{place}" for name in ("flow", "energy", "consistency")
-                             for place in ("tuned/swiss_roll", "published/eight_gaussians")} - {
+                             for place in ("tuned/swiss_roll", "published/swiss_roll", "published/eight_gaussians")} - {
                                  "energy/published/eight_gaussians"}
     assert {(x.shape, x.dtype) for x in points.values()} == {((ship.POINTS, 2), torch.float16)}
     for path in written[:-1]:
