@@ -208,11 +208,13 @@ def test_lines_with_other_settings_are_not_taken_for_one_another(tmp_path):
     assert Record(tmp_path / "record.jsonl").find(planned.key())["w2"] == 1.0
     for change in ({"seed": 1}, {"steps": 11}, {"choice": Try({"samples": 4})}, {"cpu_seconds": 1.0},
                    {"setting": "published"}, {"choice": Try({"samples": 2}, 1e-3)}):
-        assert record.find(dataclasses.replace(planned, **change).key()) is None
+        other = dataclasses.replace(planned, **change)
+        assert record.find(other.key()) is None and other.file() != planned.file()
 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--only", "diffusion"], "diffusion"), (["--data", "moons"], "moons"), (["--steps", "0"], "--steps"),
+    (["--device", "cuda"], "--cpu-seconds 0"),
 ])
 def test_bad_options(tmp_path, words, message):
     done = run(tmp_path, *words)

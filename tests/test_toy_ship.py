@@ -28,7 +28,8 @@ def compared(tmp_path, monkeypatch):
 
 
 def test_nets_and_samples(compared):
-    (compared / "nets" / "steps-energy-published-eight_gaussians-0-4.safetensors").unlink()  # not every net is kept
+    lost = pick(Record(compared / "record.jsonl").lines, method="energy", data="eight_gaussians")[0]
+    (compared / "nets" / ship.run_of(lost).file()).unlink()  # not every net is kept
     written = ship.ship(compared / "record.jsonl", compared / "nets", compared / "plane")
     assert sorted(path.name for path in written) == sorted(path.name for path in (compared / "plane").iterdir())
     assert [path.stem for path in written] == ["flow", "energy", "consistency", "samples"]
@@ -43,6 +44,14 @@ def test_nets_and_samples(compared):
         assert path.stat().st_size < 0.52 * (compared / "nets" / ship.run_of(line).file()).stat().st_size
         for name, weights in load_net(path).state_dict().items():  # 3 bits of mantissa, 2^-9 the least step
             torch.testing.assert_close(weights, net.state_dict()[name], rtol=2**-4, atol=2**-10)
+
+
+def test_a_shorter_trial_is_not_shipped(compared):
+    before = [path.read_bytes() for path in ship.ship(compared / "record.jsonl", compared / "nets", compared / "a")]
+    comparison = Comparison(Record(compared / "record.jsonl"), compared / "nets", steps=4)
+    comparison.do(Run("steps", METHODS[0], "tuned", METHODS[0].tries[1], "swiss_roll", 0, 2))
+    after = [path.read_bytes() for path in ship.ship(compared / "record.jsonl", compared / "nets", compared / "b")]
+    assert before == after
 
 
 def test_eight_bits_draw_nearly_the_same(tmp_path):

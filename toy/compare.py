@@ -14,6 +14,7 @@ import platform
 import shlex
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -174,10 +175,11 @@ class Run:
                 "cpu_seconds_planned": self.cpu_seconds, **dataclasses.asdict(self.choice)}
 
     def file(self) -> str:
-        """Name of its net."""
+        """Name of its net; the last part tells settings apart that go by the same name."""
         budget = f"{self.cpu_seconds:g}s" if self.cpu_seconds else self.steps
         setting = self.setting.replace(", ", "+").replace(" ", "_")
-        return f"{self.stage}-{self.method.name}-{setting}-{self.data}-{self.seed}-{budget}.safetensors"
+        choice = zlib.crc32(json.dumps(dataclasses.asdict(self.choice), sort_keys=True).encode())
+        return f"{self.stage}-{self.method.name}-{setting}-{self.data}-{self.seed}-{budget}-{choice:08x}.safetensors"
 
 
 class Comparison:
@@ -343,6 +345,9 @@ def compare(
     for given, known, option in ((only, names, "--only"), (data, shapes, "--data")):
         if unknown := set(given or []) - set(known):
             raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(known)}", param_hint=option)
+    if cpu_seconds and device != "cpu":
+        raise typer.BadParameter("equal CPU time is for training on the CPU: with another --device say --cpu-seconds 0",
+                                 param_hint="--cpu-seconds")
     told = ["--steps", steps, "--cpu-seconds", f"{cpu_seconds:g}", "--seeds", seeds, "--device", device]
     told += [] if tune else ["--no-tune"]  # --out, --nets and bars change no number
     for option, given in (("--only", only), ("--data", data)):

@@ -26,12 +26,16 @@ def run_of(line: dict) -> Run:
 def ship(record: Path, nets: Path, out: Path) -> list[Path]:
     """Write the nets and points that the notebooks need, of the runs whose net is there; returns the files written.
 
+    Of runs of several lengths the longest count, so that a trial in the same record is not shipped.
+
     out / <method>.safetensors: the net of the tuned setting on SHAPE with SEED, in 8-bit floats, 200 kB.
     out / samples.safetensors: POINTS samples (POINTS, 2) of every run at equal steps with SEED, in float16, under the
     key <method>/<setting>/<shape>, where a setting that was both is 'tuned'.
     """
     written, points = [], {}
-    for line in pick(read(record), stage="steps", seed=SEED):
+    lines = pick(read(record), stage="steps", seed=SEED)
+    longest = max((line["steps_planned"] for line in lines), default=0)
+    for line in pick(lines, steps_planned=longest):
         run, path = run_of(line), nets / run_of(line).file()
         if not path.exists():
             continue
