@@ -18,7 +18,7 @@ METHOD = {method.name: method for method in METHODS}
 
 def run_of(line: dict) -> Run:
     """The run that wrote a line of the stage of equal steps."""
-    choice = Try(line["arguments"], line["learning_rate"], line["target_ema"])
+    choice = Try(line["arguments"], line["learning_rate"], line["target_ema"], line.get("waves", Try.waves))
     return Run(line["stage"], METHOD[line["method"]], line["setting"], choice, line["data"], line["seed"],
                line["steps_planned"])
 
