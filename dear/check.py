@@ -37,6 +37,37 @@ def energy_loss(answer: Callable[[Callable[[Tensor], Tensor], Tensor, torch.Gene
     return said[1] if said[0].startswith("Not right") else said[0]
 
 
+def flow_loss(answer: Callable[..., Tensor]) -> str:
+    """Judge answer(net, y (B, D), n (B, D), t (B,)) -> (B,): the flow's squared error, mean over D, of net(x, t)."""
+    y, t, _ = _plane()
+    n, to_noise = y.flip(0).cos(), t[:, None]
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        return _net(x, t, 0 * t)
+
+    here = (1 - to_noise) * y + to_noise * n
+    found = net(here, t)
+
+    def rows(error: Tensor) -> Tensor:
+        return error.square().mean(1)
+
+    return _judge(answer(net, y, n, t), {
+        RIGHT: rows(found - (n - y)),
+        "The velocity points from noise to data: with t = 1 at the noise it is n - y.": rows(found - (y - n)),
+        "The clock runs the wrong way: at t = 1 the point is the noise, (1 - t) y + t n.":
+            rows(net(to_noise * y + (1 - to_noise) * n, t) - (n - y)),
+        "The net is asked at the noise, not on the line: it has to see x_t.": rows(net(n, t) - (n - y)),
+        "The net is asked at the data, not on the line: it has to see x_t.": rows(net(y, t) - (n - y)),
+        "The target is the noise: that is a diffusion's, a flow wants n - y.": rows(found - n),
+        "The target is the observation: a flow wants the velocity n - y.": rows(found - y),
+        "The target is measured from x_t: the velocity n - y is the same along the whole line.":
+            rows(found - (here - y)),
+        "This is the sum over coordinates; wanted the mean.": (found - (n - y)).square().sum(1),
+        "This is the distance; wanted the squared error, whose minimum is the mean velocity.":
+            (found - (n - y)).norm(dim=1),
+    })
+
+
 def shortcut_target(answer: Callable[[Callable[..., Tensor], Tensor, Tensor, Tensor], Tensor]) -> str:
     """Judge answer(net, x (B, D), t (B,), d (B,)) -> (B, D): the velocity of one step of 2 d, from two of d by net."""
     x, t, d = _plane()
@@ -116,6 +147,73 @@ def consistency_target(answer: Callable[..., Tensor]) -> str:
         "This is the point after the step, not the end that the net sees from there.": x - step,
         "This is the net's velocity, not the end: x - s net(x, s).": net(x - step, s),
     })
+
+
+def jump(answer: Callable[..., Tensor]) -> str:
+    """Judge answer(net, x (B, D), t (B,), s (B,)) -> (B, D): where a net of mean velocities, net(x, t, s), is at s."""
+    x, t, s = _plane()
+    u, start, end = _net(x, t, s), t[:, None], s[:, None]
+    return _judge(answer(_net, x, t, s), {
+        RIGHT: x - (start - end) * u,
+        "The jump goes uphill: from t down to s it is x - (t - s) net.": x + (start - end) * u,
+        "The jump went on to t = 0: its length is t - s.": x - start * u,
+        "The length t - s is missing: net is a velocity.": x - u,
+        "The net was asked for the jump to 0: its last input is s.": x - (start - end) * _net(x, t, 0 * s),
+        "The net was asked for the jump from s to t: t, where x is, comes first.": x - (start - end) * _net(x, s, t),
+        "The net's velocity was taken for the end in (s/t) x + (1 - s/t) g: g is x - t net.":
+            end / start * x + (1 - end / start) * u,
+        "The weights of x and of the end are swapped: at s = t all of x is left.":
+            (1 - end / start) * x + end / start * (x - start * u),
+    })
+
+
+def pairs(answer: Callable[..., Tensor]) -> str:
+    """Judge answer(velocity, n (B, D), steps) -> (B, 2 D): [x(n), n], x(n) by equal Euler steps of velocity(x, t)."""
+    n, steps = _plane()[0], 4
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return _net(x, t, 0 * t)
+
+    def end(times: list[float], sign: float = 1.0, count: int = steps, still: bool = False) -> Tensor:
+        x = n
+        for t in times:
+            x = x - sign / count * velocity(n if still else x, torch.full((len(n),), t))
+        return x
+
+    def beside(x: Tensor) -> Tensor:
+        return torch.cat([x, n], dim=1)
+
+    down = [k / steps for k in range(steps, 0, -1)]
+    right, found = end(down), answer(velocity, n, steps)
+    if isinstance(found, Tensor) and found.shape == (len(n), 2 * n.shape[1]) and torch.allclose(
+            found[:, :2], right, rtol=1e-4, atol=1e-5) and not torch.allclose(found[:, 2:], n):
+        return "The noise of the pair is not the noise that x was made of: then the lines cross again."
+    return _judge(found, {
+        RIGHT: beside(right),
+        "The pair is the wrong way round: wanted [x(n), n].": torch.cat([n, right], dim=1),
+        "This is one step of the teacher: it lands on the mean. Wanted `steps` of them.": beside(end([1.0], count=1)),
+        "The steps go uphill: from t = 1 to 0 a step is x - velocity / steps.": beside(end(down, -1.0)),
+        "The clock runs the wrong way: the first step starts at t = 1.": beside(end([1 - t for t in down])),
+        "The velocity is asked one step too late: a step from t uses the velocity at t.":
+            beside(end([t - 1 / steps for t in down])),
+        "The steps have length 1: each is 1 / steps.": beside(end(down, count=1)),
+        "Every step asks at the noise: ask where the last step has led.": beside(end(down, still=True)),
+    }, "[x(n), n]")
+
+
+def pseudo_huber(answer: Callable[[Tensor, float], Tensor]) -> str:
+    """Judge answer(error (B, D), c) -> (B, D): sqrt(error^2 + c^2) - c."""
+    error, c = 0.3 * _plane()[0], 0.2
+    root = (error**2 + c**2).sqrt()
+    huber = torch.where(error.abs() < c, error**2 / 2, c * (error.abs() - c / 2))
+    return _judge(answer(error, c), {
+        RIGHT: root - c,
+        "c is not subtracted: the distance of equal points has to be 0.": root,
+        "The root is missing: this is the squared error.": error**2,
+        "c is not squared under the root.": (error**2 + c).sqrt() - c,
+        "This is the absolute error, which has a kink at 0: that is what c is for.": error.abs(),
+        "This is Huber's distance, with its two pieces: wanted the smooth sqrt(error^2 + c^2) - c.": huber,
+    }, "one number for each coordinate")
 
 
 def log_mel(answer: Callable[[Tensor], Tensor]) -> str:

@@ -6,6 +6,7 @@ import torch
 from dear import check
 from dear.audio import log_mel, mel_filters
 from dear.objectives.energy import energy_score
+from dear.objectives.flow import follow, jump, velocity_error
 from dear.objectives.meanflow import mean_velocity
 from dear.vae import patchify
 
@@ -86,6 +87,38 @@ def test_other_shapes_and_types():
     assert "2 samples" in check.energy_loss(lambda net, y, g: y.norm(dim=1))
 
 
+def straight(net, y, n, t, *, at=None, target=None, over=None):
+    t = t[:, None]
+    x = (1 - t) * y + t * n if at is None else at(y, n, t)
+    error = net(x, t[:, 0]) - (n - y if target is None else target(x, y, n))
+    return error.square().mean(1) if over is None else over(error)
+
+
+@pytest.mark.parametrize(("said", "mistake"), {
+    check.RIGHT: {},
+    "from noise to data": dict(target=lambda x, y, n: y - n),
+    "clock runs the wrong way": dict(at=lambda y, n, t: t * y + (1 - t) * n),
+    "at the noise, not on the line": dict(at=lambda y, n, t: n),
+    "at the data, not on the line": dict(at=lambda y, n, t: y),
+    "target is the noise": dict(target=lambda x, y, n: n),
+    "target is the observation": dict(target=lambda x, y, n: y),
+    "measured from x_t": dict(target=lambda x, y, n: x - y),
+    "sum over coordinates": dict(over=lambda e: (e * e).sum(1)),
+    "This is the distance": dict(over=lambda e: e.norm(dim=1)),
+    "one number for each target": dict(over=lambda e: e.square().mean()),
+    "no mistake known": dict(over=lambda e: e.abs().mean(1)),
+}.items())  # fmt: skip
+def test_the_flow_loss(said, mistake):
+    assert said in check.flow_loss(lambda net, y, n, t: straight(net, y, n, t, **mistake))
+
+
+def test_the_library_passes_as_the_flow_loss():
+    def library(net, y, n, t):
+        return velocity_error(lambda x, cond, t: net(x, t), y, n, y[:, :0], t)
+
+    assert check.flow_loss(library) == check.RIGHT
+
+
 def halves(net, x, t, d, *, away=1.0, later=1.0, size=1.0, share=0.5):
     first = net(x, t, size * d)
     return share * (first + net(x - away * d[:, None] * first, t - later * d, size * d))
@@ -151,6 +184,82 @@ def seen(net, velocity, x, t, s, *, step=1.0, to=None, by=None, at=None):
 }.items())  # fmt: skip
 def test_the_consistency_target(said, answer):
     assert said in check.consistency_target(answer)
+
+
+def jumped(net, x, t, s, *, length=None, asked=None):
+    times = (t, s) if asked is None else asked(t, s)
+    return x - (t - s if length is None else length(t, s))[:, None] * net(x, *times)
+
+
+def mixed(net, x, t, s, *, net_as_end=False, swapped=False):
+    """The same jump as an average of x and the end."""
+    share = (s / t)[:, None]
+    share = 1 - share if swapped else share
+    u = net(x, t, s)
+    return share * x + (1 - share) * (u if net_as_end else x - t[:, None] * u)
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    (check.RIGHT, jumped),
+    (check.RIGHT, mixed),
+    (check.RIGHT, lambda net, x, t, s: jump(lambda x, cond, t, s: net(x, t, s), x, x[:, :0], t, s)),
+    ("uphill", lambda *given: jumped(*given, length=lambda t, s: s - t)),
+    ("went on to t = 0", lambda *given: jumped(*given, length=lambda t, s: t)),
+    ("length t - s is missing", lambda *given: jumped(*given, length=lambda t, s: 1 + 0 * t)),
+    ("asked for the jump to 0", lambda *given: jumped(*given, asked=lambda t, s: (t, 0 * s))),
+    ("from s to t", lambda *given: jumped(*given, asked=lambda t, s: (s, t))),
+    ("taken for the end", lambda *given: mixed(*given, net_as_end=True)),
+    ("weights of x and of the end are swapped", lambda *given: mixed(*given, swapped=True)),
+    ("no mistake known", lambda *given: jumped(*given, length=lambda t, s: t + s)),
+])  # fmt: skip
+def test_the_jump(said, answer):
+    assert said in check.jump(answer)
+
+
+def paired(velocity, n, steps, *, sign=-1, late=0, scale=1, still=False, up=False, other=False, swapped=False):
+    x = n
+    for k in range(steps):
+        t = k / steps if up else 1 - (k + late) / steps
+        x = x + sign * scale / steps * velocity(n if still else x, torch.full((len(n),), t))
+    return torch.cat([n, x] if swapped else [x, n.flip(0) if other else n], 1)
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    (check.RIGHT, paired),
+    ("wrong way round", lambda *given: paired(*given, swapped=True)),
+    ("lines cross again", lambda *given: paired(*given, other=True)),
+    ("one step of the teacher", lambda velocity, n, steps: paired(velocity, n, 1)),
+    ("uphill", lambda *given: paired(*given, sign=1)),
+    ("clock runs the wrong way", lambda *given: paired(*given, up=True)),
+    ("one step too late", lambda *given: paired(*given, late=1)),
+    ("length 1", lambda velocity, n, steps: paired(velocity, n, steps, scale=steps)),
+    ("asks at the noise", lambda *given: paired(*given, still=True)),
+    ("Wanted [x(n), n], shape (6, 4)", lambda velocity, n, steps: paired(velocity, n, steps)[:, :2]),
+    ("no mistake known", lambda *given: paired(*given, scale=0.5)),
+])  # fmt: skip
+def test_the_pairs(said, answer):
+    assert said in check.pairs(answer)
+
+
+def test_the_library_passes_as_the_pairs():
+    def library(velocity, n, steps):
+        return torch.cat([follow(velocity, n, steps), n], 1)
+
+    assert check.pairs(library) == check.RIGHT
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    (check.RIGHT, lambda e, c: torch.hypot(e, torch.tensor(c)) - c),
+    ("c is not subtracted", lambda e, c: (e**2 + c**2).sqrt()),
+    ("root is missing", lambda e, c: e * e),
+    ("c is not squared", lambda e, c: (e**2 + c).sqrt() - c),
+    ("absolute error", lambda e, c: e.abs()),
+    ("Huber's distance", lambda e, c: torch.nn.functional.huber_loss(e, 0 * e, reduction="none", delta=c)),
+    ("one number for each coordinate", lambda e, c: ((e**2 + c**2).sqrt() - c).mean(1)),
+    ("no mistake known", lambda e, c: 2 * e),
+])  # fmt: skip
+def test_the_pseudo_huber_distance(said, answer):
+    assert said in check.pseudo_huber(answer)
 
 
 def my_log_mel(wave, *, pad=432, hop=160, window=True, power=1, mels=True, floor="clamp", log=torch.log):
