@@ -32,7 +32,9 @@ def drawn(figure, path):
 
 def test_scatter_panels_have_titles_equal_axes_and_the_data_beneath(tmp_path):
     samples, data = {name: points(seed=k) for k, name in enumerate("abcde")}, points(seed=9)
-    axes = drawn(plots.scatter_panels(samples, data, columns=3, notes={"b": "W2 0.1"}), tmp_path)
+    figure = plots.scatter_panels(samples, data, columns=3, notes={"b": "W2 0.1"})
+    assert [figure.get_supxlabel(), figure.get_supylabel()] == ["first coordinate", "second coordinate"]
+    axes = drawn(figure, tmp_path)
     assert [a.get_title() for a in axes] == ["a", "b\nW2 0.1", "c", "d", "e"]
     for panel, x in zip(axes, samples.values(), strict=True):
         beneath, above = panel.collections

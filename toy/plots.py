@@ -128,8 +128,11 @@ def _panels(rows: int, columns: int, size: float = 2.5):
     """Figure and its grid of axes, which share both scales; ticks stand at the left and at the bottom only."""
     import matplotlib.pyplot as plt
 
-    return plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25) * rows), squeeze=False, sharex=True,
-                        sharey=True, layout="constrained")
+    figure, grid = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25) * rows), squeeze=False,
+                                sharex=True, sharey=True, layout="constrained")
+    figure.supxlabel("first coordinate", fontsize=9)
+    figure.supylabel("second coordinate", fontsize=9)
+    return figure, grid
 
 
 def _dots(axes, x: Tensor, colour: str, *, size: float, alpha: float) -> None:
