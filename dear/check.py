@@ -56,6 +56,8 @@ def flow_loss(answer: Callable[..., Tensor]) -> str:
         "The velocity points from noise to data: with t = 1 at the noise it is n - y.": rows(found - (y - n)),
         "The clock runs the wrong way: at t = 1 the point is the noise, (1 - t) y + t n.":
             rows(net(to_noise * y + (1 - to_noise) * n, t) - (n - y)),
+        "The whole line is reversed: here t = 1 is the noise.":
+            rows(net(to_noise * y + (1 - to_noise) * n, t) - (y - n)),
         "The net is asked at the noise, not on the line: it has to see x_t.": rows(net(n, t) - (n - y)),
         "The net is asked at the data, not on the line: it has to see x_t.": rows(net(y, t) - (n - y)),
         "The target is the noise: that is a diffusion's, a flow wants n - y.": rows(found - n),
@@ -142,6 +144,7 @@ def consistency_target(answer: Callable[..., Tensor]) -> str:
         "The step goes uphill: from t down to s it is x - (t - s) velocity.": ends(x + step, s),
         "The teacher went on to t = 0: one step leads from t to s only.": ends(x - t[:, None] * velocity(x, t), s),
         "The end is asked at time t: after the step the time is s.": ends(x - step, t),
+        "The net is asked at time t: after the step the time is s.": x - step - s[:, None] * net(x - step, t),
         "The step was made with the net's velocity: the path is the teacher's.":
             ends(x - (t - s)[:, None] * net(x, t), s),
         "This is the point after the step, not the end that the net sees from there.": x - step,

@@ -98,6 +98,7 @@ def straight(net, y, n, t, *, at=None, target=None, over=None):
     check.RIGHT: {},
     "from noise to data": dict(target=lambda x, y, n: y - n),
     "clock runs the wrong way": dict(at=lambda y, n, t: t * y + (1 - t) * n),
+    "whole line is reversed": dict(at=lambda y, n, t: t * y + (1 - t) * n, target=lambda x, y, n: y - n),
     "at the noise, not on the line": dict(at=lambda y, n, t: n),
     "at the data, not on the line": dict(at=lambda y, n, t: y),
     "target is the noise": dict(target=lambda x, y, n: n),
@@ -177,6 +178,8 @@ def seen(net, velocity, x, t, s, *, step=1.0, to=None, by=None, at=None):
     "uphill": lambda *given: seen(*given, step=-1.0),
     "went on to t = 0": lambda *given: seen(*given, to=0),
     "asked at time t": lambda *given: seen(*given, at=1),
+    "net is asked at time t": lambda net, velocity, x, t, s: (
+        (below := x - (t - s)[:, None] * velocity(x, t)) - s[:, None] * net(below, t)),
     "made with the net's": lambda net, *given: seen(net, *given, by=net),
     "point after the step": lambda net, velocity, x, t, s: x - (t - s)[:, None] * velocity(x, t),
     "net's velocity, not the end": lambda net, velocity, x, t, s: net(x - (t - s)[:, None] * velocity(x, t), s),

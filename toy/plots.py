@@ -94,7 +94,8 @@ def metric_bars(values: Mapping[str, Sequence[float]], label: str, *, floor: Seq
         axes.barh(place, mean, height=0.62, color=(colours or {}).get(name, SKY), alpha=0.75, linewidth=0)
         axes.plot([min(seeds), max(seeds)], [place, place], color="black", linewidth=1.2)
         axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
-        axes.text(max(seeds) + 0.015 * greatest, place, f"{mean:.3g}", va="center", fontsize=8, color="#333333")
+        axes.annotate(f"{mean:.3g}", (max(seeds), place), xytext=(6, 0), textcoords="offset points", va="center",
+                      fontsize=8, color="#333333")
     if floor:
         axes.axvspan(min(floor), max(floor), color=GREEN, alpha=0.25, linewidth=0)
         axes.axvline(sum(floor) / len(floor), color=GREEN, linewidth=1.2)
