@@ -315,6 +315,65 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str
     }, "one vector for each word")  # fmt: skip
 
 
+def adaln_block(answer: Callable[..., Tensor]) -> str:
+    """Judge answer(x, shift, scale, gate (R, W), mlp) -> (R, W): a block of the head, `dear.head.Block`."""
+    generator = torch.Generator().manual_seed(0)
+    x, shift, scale, gate = torch.randn(4, 5, 8, generator=generator)
+    x, mix = 1 + 3 * x, torch.randn(8, 8, generator=generator)
+
+    def mlp(z: Tensor) -> Tensor:
+        return torch.sin(z) @ mix
+
+    n = torch.nn.functional.layer_norm(x, (8,), eps=1e-6)
+    inner = shift + (1 + scale) * n
+    return _judge(answer(x, shift, scale, gate, mlp), {
+        RIGHT: x + gate * mlp(inner),
+        "x itself is missing: a block adds to what comes in.": gate * mlp(inner),
+        "The gate is missing.": x + mlp(inner),
+        "The gate is 1 + gate: at gate 0 a block must be the identity.": x + (1 + gate) * mlp(inner),
+        "The gate acts before the MLP; wanted after it.": x + mlp(gate * inner),
+        "The scale stands alone; wanted 1 + scale, so that 0 changes nothing.": x + gate * mlp(shift + scale * n),
+        "Shift and scale are swapped.": x + gate * mlp(scale + (1 + shift) * n),
+        "The shift is scaled too: scale first, then shift.": x + gate * mlp((1 + scale) * (n + shift)),
+        "The norm is missing inside the branch.": x + gate * mlp(shift + (1 + scale) * x),
+        "The norm belongs to the branch alone: x itself goes on as it is.": n + gate * mlp(inner),
+    }, "the block's output")  # fmt: skip
+
+
+def head_loss(answer: Callable[..., Tensor]) -> str:
+    """Judge answer(head, x (R, D), h (R, C), generator) -> (R,): energy score of 2 samples head(noise (., 4), h)."""
+    generator = torch.Generator().manual_seed(0)
+    x, h, calls = 2 * torch.randn(5, 6, generator=generator), torch.randn(5, 7, generator=generator), []
+    into, steer = torch.randn(4, 6, generator=generator), torch.randn(7, 6, generator=generator)
+
+    def head(noise: Tensor, cond: Tensor) -> Tensor:
+        calls.append((noise, cond))
+        if noise.shape[1] != 4 or cond.shape[1] != 7:
+            return torch.zeros(len(noise), 6)
+        return noise @ into + torch.tanh(cond @ steer)
+
+    found = answer(head, x, h, torch.Generator().manual_seed(1))
+    once = len(calls)
+    answer(head, x, h, torch.Generator().manual_seed(1))
+    if not calls or any(noise.shape[1] == 7 and cond.shape[1] == 4 for noise, cond in calls):
+        return "h and the noise are swapped: head(noise, h)." if calls else "The head was never called."
+    if wide := [noise.shape[1] for noise, _ in calls if noise.shape[1] != 4]:
+        return f"This head takes noise of 4 numbers, got {wide[0]}: the noise need not be as wide as a token."
+    noise, cond = (torch.cat(part) for part in zip(*calls[:once], strict=True))
+    rows = [(cond == row).all(1).nonzero()[:, 0] for row in h]
+    if len(noise) != 10 or any(len(found) != 2 for found in rows):
+        return f"Wanted 2 samples for each of 5 tokens, 10 rows with their own h; got {len(noise)} rows."
+    if not torch.equal(noise, torch.cat([noise for noise, _ in calls[once:]])):
+        return "The noise does not come from the generator: equal seeds gave other samples."
+    if (noise[0] == noise).all(1).sum() > 2:
+        return "All tokens share one noise: draw it anew for every token and sample."
+    pairs, drawn = torch.stack(rows, 1), head(noise, cond)
+    if torch.equal(noise[pairs[0]], noise[pairs[1]]):
+        return "Both samples were made from the same noise: they are equal, and the second term is always 0."
+    scores, mixed = _scores(drawn[pairs], x), _scores(drawn.view(2, 5, 6), x)[RIGHT]
+    return _judge(found, scores | {"Samples and tokens are out of step: a sample was scored at another token.": mixed})
+
+
 def _plane() -> tuple[Tensor, Tensor, Tensor]:
     """Points (6, 2), times t in [0.6, 1] and smaller ones in [0.1, 0.3]."""
     generator = torch.Generator().manual_seed(0)

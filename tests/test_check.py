@@ -1,11 +1,14 @@
 """Checks of exercise answers: right answers pass in any form, each typical mistake is named."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dear import check
 from dear.audio import log_mel, mel_filters
-from dear.objectives.energy import energy_score
+from dear.head import Block
+from dear.objectives.energy import Energy, energy_score
 from dear.objectives.flow import follow, jump, velocity_error
 from dear.objectives.meanflow import mean_velocity
 from dear.vae import patchify
@@ -347,3 +350,79 @@ def attend(q, k, v, mask, *, scale=8**-0.5, axis=-1):
 ])  # fmt: skip
 def test_attention(said, answer):
     assert said in check.attention(answer)
+
+
+def block(x, shift, scale, gate, mlp, *, plus=1.0, skip=1.0, normed=True, swapped=False):
+    n = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt() if normed else x
+    shift, scale = (scale, shift) if swapped else (shift, scale)
+    return skip * x + gate * mlp(shift + (plus + scale) * n)
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    ("Right.", block),
+    ("x itself is missing", lambda *given: block(*given, skip=0.0)),
+    ("gate is missing", lambda x, shift, scale, gate, mlp: block(x, shift, scale, 1.0, mlp)),
+    ("1 + gate", lambda x, shift, scale, gate, mlp: block(x, shift, scale, 1 + gate, mlp)),
+    ("before the MLP", lambda x, shift, scale, gate, mlp: block(x, shift, scale, 1.0, lambda z: mlp(gate * z))),
+    ("scale stands alone", lambda *given: block(*given, plus=0.0)),
+    ("swapped", lambda *given: block(*given, swapped=True)),
+    ("shift is scaled too", lambda x, shift, scale, gate, mlp: block(x, (1 + scale) * shift, scale, gate, mlp)),
+    ("norm is missing", lambda *given: block(*given, normed=False)),
+    ("x itself goes on", lambda x, *given: block(torch.nn.functional.layer_norm(x, (8,)), *given)),
+    ("the block's output", lambda *given: block(*given)[:, :3]),
+    ("no mistake known", lambda *given: block(*given, skip=2.0)),
+])  # fmt: skip
+def test_the_adaln_block(said, answer):
+    assert said in check.adaln_block(answer)
+
+
+def test_the_library_passes_as_the_adaln_block():
+    def library(x, shift, scale, gate, mlp):
+        parts = SimpleNamespace(norm=Block(8).norm, mlp=mlp, modulation=lambda steer: steer)
+        return Block.forward(parts, x, torch.cat([shift, scale, gate], dim=1))
+
+    assert check.adaln_block(library) == check.RIGHT
+
+
+def drawn_loss(head, x, h, generator, *, width=4, samples=2, shared=False, **mistake):
+    noise = torch.randn(samples, 1 if shared else len(x), width, generator=generator).expand(-1, len(x), -1)
+    return score(head(noise.flatten(0, 1), h.repeat(samples, 1)).view(samples, *x.shape), x, **mistake)
+
+
+def one_noise(head, x, h, generator):
+    noise = torch.randn(len(x), 4, generator=generator)
+    return score(torch.stack([head(noise, h), head(noise, h)]), x)
+
+
+def out_of_step(head, x, h, generator):
+    drawn = head(torch.randn(2 * len(x), 4, generator=generator), h.repeat_interleave(2, dim=0))
+    return score(drawn.view(2, *x.shape), x)
+
+
+def interleaved(head, x, h, generator):
+    drawn = head(torch.randn(2 * len(x), 4, generator=generator), h.repeat_interleave(2, dim=0))
+    return score(drawn.view(len(x), 2, -1).transpose(0, 1), x)
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    ("Right.", drawn_loss),
+    ("Right.", lambda head, x, h, g: Energy(noise_dim=4).loss(head, x, h, g)),
+    ("Right.", interleaved),
+    ("factor 2", lambda *given: drawn_loss(*given, factor=1.0)),
+    ("second term is missing", lambda *given: drawn_loss(*given, sign=0.0)),
+    ("wrong sign", lambda *given: drawn_loss(*given, sign=1.0)),
+    ("V-statistic", lambda *given: drawn_loss(*given, divide=4)),
+    ("squared", lambda *given: drawn_loss(*given, power=2)),
+    ("same noise", one_noise),
+    ("share one noise", lambda *given: drawn_loss(*given, shared=True)),
+    ("swapped", lambda head, x, h, g: drawn_loss(lambda noise, h: head(h, noise), x, h, g)),
+    ("noise of 4 numbers, got 6", lambda *given: drawn_loss(*given, width=6)),
+    ("2 samples", lambda *given: drawn_loss(*given, samples=3)),
+    ("out of step", out_of_step),
+    ("from the generator", lambda head, x, h, g: drawn_loss(head, x, h, None)),
+    ("never called", lambda head, x, h, g: x.norm(dim=1)),
+    ("one number for each target", lambda *given: drawn_loss(*given).mean()),
+    ("no mistake known", lambda *given: drawn_loss(*given, factor=3.0)),
+])  # fmt: skip
+def test_the_head_loss(said, answer):
+    assert said in check.head_loss(answer)
