@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which people with any colour vision tell apa
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -112,7 +113,7 @@ def metric_bars(values: Mapping[str, Sequence[float]], label: str, *, floor: Seq
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.set_xlim(1.1 * least, edge)
     axes.locator_params(axis="x", nbins=4)
-    axes.set_xlabel(label + ("\nbeyond the edge: " + ", ".join(far) if far else ""))
+    axes.set_xlabel(label + ("\n" + textwrap.fill("beyond the edge: " + "; ".join(far), 44) if far else ""))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return axes.figure
