@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from dear import components
 from dear.pipeline import SHIPPED
+from toy import tables
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -148,6 +149,25 @@ def test_citation_and_licence_agree_with_pyproject():
     assert citation["license"] == PROJECT["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
     assert citation["authors"] == PROJECT["authors"]
+
+
+def test_the_readme_shows_the_figures_of_the_plane():
+    lines, readme = tables.read(ROOT / "records" / "plane.jsonl"), (ROOT / "README.md").read_text()
+
+    def mean(**key):
+        values = tables.seeds(tables.pick(lines, data="swiss_roll", **key), "w2")
+        assert len(values) == 3
+        return f"{sum(values) / 3:.3f}"
+
+    rows = {"energy, m samples a target": "energy", "Shortcut": "shortcut", "MeanFlow": "meanflow"}
+    for name, method in rows.items():
+        published, tuned = (mean(stage="steps", method=method, setting=setting) for setting in ("published", "tuned"))
+        assert f"| {name} | {published} | {tuned} |" in readme
+    assert f"| energy, all pairs | | {mean(stage='steps', method='energy_all_pairs', setting='tuned')} |" in readme
+    floor, gaussian = (mean(stage="controls", method=method) for method in ("floor", "gaussian"))
+    flow = mean(stage="steps", method="flow", setting="tuned")
+    said = f"data against fresh data have {floor}, a Gaussian {gaussian}, flow matching with 50 evaluations {flow}"
+    assert said in readme
 
 
 def test_the_readme_shows_the_figures_of_the_record():
