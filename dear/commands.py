@@ -82,7 +82,8 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
         run = recipes.PARTS[name][0]
         config = replace(config, seed=seed, **({} if steps is None else {"steps": steps, "restart": 0}))
         folder = run(shop, config, **({**student, **options} if name == "student" else {}))
-        print(f"{name}: finished; model in {folder}, checkpoint and metrics.jsonl in {runs}")
+        log = runs / ({**student, **options}["name"] if name == "student" else name)
+        print(f"{name}: finished; model in {folder}, checkpoint and metrics.jsonl in {log}")
 
 
 def _source(source: str, held_out):

@@ -151,6 +151,20 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
     assert not trained and (tmp_path / "parts" / "record.jsonl").read_bytes() == text
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
+    words = ("--steps", 4, "--seeds", 1, "--cpu-seconds", 0, "--only", "flow", "--data", "swiss_roll")
+
+    def interrupted(self, planned):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Comparison, "trained", interrupted)
+        done = run(tmp_path, *words)
+    assert done.exit_code == 130 and "the same command goes on after the 3 lines" in done.output
+    done = run(tmp_path, *words)
+    assert done.exit_code == 0 and f"{len(lines(tmp_path))} lines" in done.output
+
+
 def test_the_saved_net_gives_the_recorded_figures(tmp_path):
     comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=4)
     planned = comparison.chosen(METHODS[1], "swiss_roll", 1)

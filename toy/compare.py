@@ -46,6 +46,7 @@ from toy.train import TrainConfig, sample, train
 TUNING_SEED, TUNING_SHAPE, TUNING_SHARE = 1000, "swiss_roll", 4  # tries take a quarter of the steps
 SAMPLES = 2000  # on both sides of every distance
 PAIRS = 100_000  # noise and sample, made once by Rectified's teacher
+COMPARED = ("swiss_roll", "eight_gaussians", "checkerboard")
 METRICS = ("w1", "w2", "sliced_w2", "mmd2", "energy_distance", "in_mode", "coverage")
 
 
@@ -128,6 +129,7 @@ METHODS = (
     ), distilled=True),
 )
 FLOW = METHODS[0]
+NAMES = ", ".join(method.name for method in METHODS)
 
 
 class Record:
@@ -331,39 +333,11 @@ def device_name(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-
-
-@app.command()
-def compare(
-    out: Annotated[Path, typer.Option(help="The record: one line of json a run.")] = Path("records/plane.jsonl"),
-    nets: Annotated[Path, typer.Option(help="Folder of the trained nets, in float16.")] = Path("runs/plane"),
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training; tuning tries take a quarter.")] = 3000,
-    cpu_seconds: Annotated[float, typer.Option(min=0, help="Limit of the runs at equal time; 0: none of them.")] = 60,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds a setting; distilled methods have one less.")] = 3,
-    only: Annotated[list[str] | None, typer.Option(help="A method, for a part of the table; may be repeated.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="A shape, for a part of the table; may be repeated.")] = None,
-    tune: Annotated[bool, typer.Option(help="Make the tuning tries; without any, the first is taken.")] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda: where nets are trained.")] = "cpu",
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
-):
-    """Compare one-step samplers in the plane; stop it whenever you like, the same command goes on."""
-    names, shapes = [m.name for m in METHODS], ["swiss_roll", "eight_gaussians", "checkerboard"]
-    for given, known, option in ((only, names, "--only"), (data, shapes, "--data")):
-        if unknown := set(given or []) - set(known):
-            raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(known)}", param_hint=option)
-    if cpu_seconds and device != "cpu":
-        raise typer.BadParameter("equal CPU time is for training on the CPU: with another --device say --cpu-seconds 0",
-                                 param_hint="--cpu-seconds")
-    told = ["--steps", steps, "--cpu-seconds", f"{cpu_seconds:g}", "--seeds", seeds, "--device", device]
-    told += [] if tune else ["--no-tune"]  # --out, --nets and bars change no number
-    for option, given in (("--only", only), ("--data", data)):
-        told += [word for value in given or [] for word in (option, value)]
-    command = shlex.join(["python", "-m", "toy.compare", *map(str, told)])
-    comparison = Comparison(Record(out), nets, steps, device, command, progress)
-    methods = [m for m in METHODS if not only or m.name in only]
-    shapes = [s for s in shapes if not data or s in data]
-    bar = tqdm(desc="controls", disable=not progress, unit=" runs")
+def run_all(comparison: Comparison, methods: list[Method], shapes: list[str], seeds: int, tune: bool,
+            cpu_seconds: float) -> None:
+    """Every run that the record has not yet, in its order: controls, then method by method tries and equal steps, and
+    equal time last."""
+    bar = tqdm(desc="controls", disable=not comparison.progress, unit=" runs")
     for name in shapes:
         for seed in range(seeds):
             bar.update(len(list(comparison.controls(name, seed))))
@@ -386,6 +360,47 @@ def compare(
             comparison.do(dataclasses.replace(tuned, stage="time", cpu_seconds=cpu_seconds))
             bar.update()
     bar.close()
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.command()
+def compare(
+    out: Annotated[Path, typer.Option(help="The record: one line of json a run.")] = Path("records/plane.jsonl"),
+    nets: Annotated[Path, typer.Option(help="Folder of the trained nets, in float16.")] = Path("runs/plane"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training; tuning tries take a quarter.")] = 3000,
+    cpu_seconds: Annotated[float, typer.Option(min=0, help="Limit of the runs at equal time; 0: none of them.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds a setting; distilled methods: one less, but not 0.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help=f"For a part of the table, may be repeated: {NAMES}.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"Likewise: {', '.join(COMPARED)}.")] = None,
+    tune: Annotated[bool, typer.Option(help="Make the tuning tries; without any, the first is taken.")] = True,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where nets are trained.")] = "cpu",
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+):
+    """Compare one-step samplers in the plane; stop it whenever you like, the same command goes on."""
+    names, shapes = [m.name for m in METHODS], list(COMPARED)
+    for given, known, option in ((only, names, "--only"), (data, shapes, "--data")):
+        if unknown := set(given or []) - set(known):
+            raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(known)}", param_hint=option)
+    if cpu_seconds and device != "cpu":
+        raise typer.BadParameter("equal CPU time is for training on the CPU: with another --device say --cpu-seconds 0",
+                                 param_hint="--cpu-seconds")
+    told = ["--steps", steps, "--cpu-seconds", f"{cpu_seconds:g}", "--seeds", seeds, "--device", device]
+    told += [] if tune else ["--no-tune"]  # --out, --nets and bars change no number
+    for option, given in (("--only", only), ("--data", data)):
+        told += [word for value in given or [] for word in (option, value)]
+    command = shlex.join(["python", "-m", "toy.compare", *map(str, told)])
+    comparison = Comparison(Record(out), nets, steps, device, command, progress)
+    methods = [m for m in METHODS if not only or m.name in only]
+    shapes = [s for s in shapes if not data or s in data]
+    try:
+        run_all(comparison, methods, shapes, seeds, tune, cpu_seconds)
+    except KeyboardInterrupt:
+        done = len(comparison.record.lines)
+        typer.echo(f"stopped; the same command goes on after the {done} lines of {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{out}: {len(comparison.record.lines)} lines; nets in {nets}")
 
 
 if __name__ == "__main__":
