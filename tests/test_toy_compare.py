@@ -39,7 +39,7 @@ def steady(rows):
     return [{k: v for k, v in row.items() if k not in VARIES} for row in rows]
 
 
-def test_every_method_has_as_many_tries():
+def test_every_method_has_four_tries_and_meanflow_twice_as_many():
     tries = {method.name: len(method.tries) for method in METHODS}
     assert tries.pop("meanflow") == 8 and set(tries.values()) == {4}  # the rival that is to be beaten has twice as many
     for method in METHODS:
@@ -120,6 +120,15 @@ def test_a_run_trains_with_its_settings_and_a_student_begins_as_its_teacher(tmp_
     assert (config.learning_rate, config.target_ema, config.seed, config.steps) == (5e-4, 0.5, 3, 2)
     for ours, theirs in zip(student.parameters(), comparison.teacher(planned).parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_the_waves_of_a_try_reach_its_net_and_its_line(tmp_path):
+    comparison = Comparison(Record(tmp_path / "record.jsonl"), tmp_path / "nets", steps=4)
+    slow, usual = (planned for planned in comparison.tries(METHODS[4]) if planned.choice.arguments["power"] == 0)
+    for planned, waves, told in ((slow, 1, 1), (usual, 4, None)):  # four, as in all other nets, are not named
+        line = comparison.do(planned)
+        assert line.get("waves") == told
+        assert load_net(tmp_path / "nets" / planned.file()).config.waves == waves
 
 
 def test_a_killed_comparison_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """python -m toy.compare: every way to learn a sampler, on the same data, with the same net, measured alike.
 
 Stages, each run one line of json appended to the record: `controls` (data against fresh data, and trivial samplers),
-`tuning` (as many tries a method, on the Swiss roll and a seed of its own, a quarter of the steps), `steps` (the
-published and the tuned setting, equal steps), `time` (the tuned setting, equal CPU time, on the Swiss roll).
+`tuning` (four tries a method, MeanFlow eight, on the Swiss roll, a seed of its own, a quarter of the steps), `steps`
+(the published and the tuned setting, equal steps), `time` (the tuned setting, equal CPU time, on the Swiss roll).
 Started again, the command does what is missing; a run that was killed leaves nothing behind.
 """
 
