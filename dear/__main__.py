@@ -1,4 +1,4 @@
-"""The command line: dear generate | train | evaluate | data | demo."""
+"""The command line: dear generate | train | evaluate | study | data | demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -123,6 +123,32 @@ def evaluate(
     from dear.commands import evaluate as run
 
     _tell(run, models or [], captions, iterations, guidance, split, record)
+
+
+@app.command()
+def study(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="lambda, initialisation or layers: short students that differ in this; "
+            "guidance: the shipped student and teacher drawn from with other iterations, scales and temperatures."
+        ),
+    ],
+    models: Annotated[Path, typer.Option(help="Folder with oracle, vae, text, teacher and student.")] = Path(
+        "dear/weights"
+    ),
+    runs: Annotated[Path, typer.Option(help="Folder for checkpoints and students.")] = Path("runs/study"),
+    record: Annotated[
+        Path | None, typer.Option(help="The record; none: records/students.jsonl, or records/guidance.jsonl.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Length of each student's training.")] = 1000,
+    seeds: Annotated[int, typer.Option(help="Students of each setting.")] = 2,
+    captions: Annotated[int, typer.Option(help="Validation captions that each is scored on.")] = 200,
+):
+    """Run what notebooks 08 and 09 show, one line a run. Stop it at any moment; the same command does the rest."""
+    from dear.commands import study as run
+
+    _tell(run, what, models, runs, record, steps, seeds, captions)
 
 
 @data.command("write")

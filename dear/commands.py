@@ -114,6 +114,30 @@ def evaluate(models: list[str], captions: int, iterations, guidance, split: str,
         write_record(record, {"rows": rows})
 
 
+def study(what: str, models: Path, runs: Path, record, steps: int, seeds: int, captions: int) -> None:
+    """Do what a study's record lacks, then print a line for each of its runs."""
+    from dear import study as studies
+
+    if what not in (*studies.STUDENTS, "guidance"):
+        raise ValueError(f"the study must be one of {', '.join(studies.STUDENTS)} or guidance, got {what!r}")
+    if min(steps, seeds, captions) < 1:
+        raise ValueError(f"--steps, --seeds and --captions must be at least 1, got {steps}, {seeds} and {captions}")
+    record = record or Path("records") / ("guidance.jsonl" if what == "guidance" else "students.jsonl")
+    if what == "guidance":
+        for line in studies.study_guidance(models, record, captions=captions):
+            told = {k: line[k] for k in ("model", "num_inference_steps", "guidance_scale", "place", "guidance_schedule",
+                                         "temperature", "kind", "loudness", "frechet", "spread")}
+            print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items()))
+    else:
+        options = {"steps": steps, "seeds": seeds, "captions": captions}
+        for line in studies.study_students(what, models, runs, record, **options):
+            best = min((v for k, v in line.items() if k.startswith("guidance ")), key=lambda found: found["frechet"])
+            start = "frozen" if line["freeze"] else "from scratch" if line["from_scratch"] else "from the teacher"
+            print(f"lambda {line['distillation_weight']:<6g} layers {line['layers']:5} {start:17} seed {line['seed']}  "
+                  f"kind {best['kind']:.3f}  loudness {best['loudness']:.3f}  Frechet distance {best['frechet']:.0f}")
+    print(f"record: {record}")
+
+
 def write_data(out: Path, count: int, split: str, seed: int) -> None:
     """Write clips and their captions.csv (last, so that a half-written folder has none)."""
     from dear.data.soundworld import SoundWorld

@@ -1,6 +1,7 @@
 """What long work leaves behind: a training's metrics.jsonl, which survives being killed, and records of results."""
 
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -39,13 +40,45 @@ class Log:
                 file.write(json.dumps(row) + "\n")
 
 
+class Record:
+    """The lines of a jsonl file, each appended whole; a line that a crash cut short is dropped."""
+
+    def __init__(self, path: Path):
+        self.path, self.lines = path, []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            text = path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
+            if whole != text:
+                os.truncate(path, len(whole))
+            self.lines = [json.loads(line) for line in whole.decode().splitlines()]
+
+    def find(self, key: dict) -> dict | None:
+        """The line that agrees with key in all that key holds, or None."""
+        return next((line for line in self.lines if key == {name: line.get(name) for name in key}), None)
+
+    def append(self, line: dict) -> None:
+        """Write one line with a single call, and have it on disk before going on."""
+        self.lines.append(json.loads(json.dumps(line)))
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, (json.dumps(line) + "\n").encode())
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
 def write_record(path: Path, figures: dict) -> None:
     """Write what a long run gave as json, after the command, date, commit and device that it came from."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-    told = {"command": shlex.join(["dear", *sys.argv[1:]]), "date": date.today().isoformat(), "commit": _commit(),
-            "device": f"{device}, {torch.get_num_threads()} thread(s)"}
-    write_json(path, told | figures)
+    write_json(path, origin() | figures)
     print(f"wrote {path}")
+
+
+def origin() -> dict[str, str | None]:
+    """Where a figure comes from: command, date, commit, device."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    return {"command": shlex.join(["dear", *sys.argv[1:]]), "date": date.today().isoformat(), "commit": _commit(),
+            "device": f"{device}, {torch.get_num_threads()} thread(s)"}
 
 
 def _commit() -> str | None:

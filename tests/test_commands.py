@@ -46,6 +46,7 @@ def run(*arguments):
         ["train"],
         ["evaluate"],
         ["demo"],
+        ["study"],
         ["data"],
         ["data", "write"],
         ["data", "check"],

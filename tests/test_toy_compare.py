@@ -8,8 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from dear.log import Record
 from toy import compare
-from toy.compare import METHODS, METRICS, Comparison, Method, Record, Run, Try, app, measure
+from toy.compare import METHODS, METRICS, Comparison, Method, Run, Try, app, measure
 from toy.data import swiss_roll
 from toy.nets import load_net
 from toy.train import sample

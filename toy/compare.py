@@ -9,7 +9,6 @@ Started again, the command does what is missing; a run that was killed leaves no
 import copy
 import dataclasses
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -26,6 +25,7 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
+from dear.log import Record
 from dear.metrics.energy import energy_distance, mmd2
 from dear.objectives import (
     ConsistencyDistillation,
@@ -130,34 +130,6 @@ METHODS = (
 )
 FLOW = METHODS[0]
 NAMES = ", ".join(method.name for method in METHODS)
-
-
-class Record:
-    """The lines of a jsonl file, each appended whole; a line that a crash cut short is dropped."""
-
-    def __init__(self, path: Path):
-        self.path, self.lines = path, []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            text = path.read_bytes()
-            whole = text[: text.rfind(b"\n") + 1]
-            if whole != text:
-                os.truncate(path, len(whole))
-            self.lines = [json.loads(line) for line in whole.decode().splitlines()]
-
-    def find(self, key: dict) -> dict | None:
-        """The line that agrees with key in all that key holds, or None."""
-        return next((line for line in self.lines if key == {name: line.get(name) for name in key}), None)
-
-    def append(self, line: dict) -> None:
-        """Write one line with a single call, and have it on disk before going on."""
-        self.lines.append(json.loads(json.dumps(line)))
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(file, (json.dumps(line) + "\n").encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 @dataclass(frozen=True)

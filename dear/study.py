@@ -1,0 +1,159 @@
+"""dear study: short students that differ in one thing, and the shipped models drawn from in many ways.
+
+Every run is one line of a record. Started again, the command does what is missing; settings that two studies share
+are run once. All on the validation split, so that the test split stays unseen by whoever chooses from these records.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dear import components
+from dear.data.cache import rendered
+from dear.evaluation import generate, score
+from dear.log import Record, origin
+from dear.oracle import Oracle, OracleConfig
+from dear.pipeline import TextToAudio
+from dear.recipes import STUDENT, Workshop, soundworld_clips, train_student
+
+_BASE = {"distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False}
+_SCRATCH = {"from_scratch": True}
+STUDENTS = {  # what each student of a study has other than _BASE
+    "lambda": [{"distillation_weight": float(w)} for w in (0, 10, 100, 1000, 5000)],
+    "initialisation": [{}, {"distillation_weight": 0.0}, _SCRATCH, _SCRATCH | {"distillation_weight": 0.0},
+                       {"freeze": True, "distillation_weight": 0.0}],
+    "layers": [{}, {"layers": "all"}, _SCRATCH, _SCRATCH | {"layers": "all"}],
+}
+GUIDANCES = (1.0, 2.0, 3.0)
+ITERATIONS = (1, 2, 4, 8, 16, 32)
+SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
+MODELS = {"student": {}, "teacher": {"sampling_steps": 25}}
+SAMPLES = 4  # clips a caption, for the spread
+
+
+def fingerprint(folder: Path) -> str:
+    """First 12 hex digits of the hash of a model's weights: which teacher a record is about."""
+    digest = hashlib.sha256()
+    paths = json.loads((folder / "model.json").read_text(encoding="utf-8"))["parts"]
+    for part in sorted(paths):
+        digest.update((folder / paths[part] / "model.safetensors").read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Judge:
+    """Scores a model on `captions` captions of the validation split."""
+
+    def __init__(self, models: Path, captions: int):
+        self.oracle = components.load(Oracle, OracleConfig, models / "oracle")
+        self.captions = rendered("validation", captions).captions
+        others = rendered("validation", 2000, seed=1)
+        self.reference = others.log_mels(range(len(others)))
+
+    def __call__(self, pipe: TextToAudio, **settings) -> dict:
+        """Shares of stated attributes that the oracle hears, and Frechet distance to 2000 other rendered clips."""
+        mels = generate(pipe, self.captions, progress=False, **settings)
+        found = score(mels, self.captions, self.oracle, self.reference)
+        return found["all"] | {"frechet": found["frechet"], "captions": len(self.captions)}
+
+    @torch.no_grad()
+    def spread(self, pipe: TextToAudio, captions: int, **settings) -> float:
+        """How far clips of one caption lie apart: mean distance of their oracle features, `SAMPLES` clips each."""
+        prompts = [c for c in self.captions[:captions] for _ in range(SAMPLES)]
+        mels = generate(pipe, prompts, seed=1, progress=False, **settings)
+        return mean_distance(self.oracle.features(mels).unflatten(0, (-1, SAMPLES)))
+
+
+def mean_distance(features: Tensor) -> float:
+    """Mean Euclidean distance between the samples of a group, over pairs and groups; features (groups, samples, F)."""
+    m = features.shape[1]
+    return float(torch.cdist(features, features).sum() / (len(features) * m * (m - 1)))
+
+
+def settings_of(study: str, steps: int, seeds: int) -> list[dict]:
+    """The keys of a study's students: settings, steps and seed."""
+    return [_BASE | changes | {"steps": steps, "seed": seed} for changes in STUDENTS[study] for seed in range(seeds)]
+
+
+def study_students(study: str, models: Path, runs: Path, record: Path, *, steps: int, seeds: int, captions: int,
+                   data=None, progress: bool = True) -> list[dict]:
+    """Train and score the students of a study that the record lacks; returns the lines of all of them.
+
+    models: folder with oracle, vae, text and teacher, which is copied into `runs`.  data: clips to train on, None:
+    SoundWorld's training split.
+    """
+    lines, teacher = Record(record), fingerprint(models / "teacher")
+    keys = [key | {"teacher": teacher} for key in settings_of(study, steps, seeds)]
+    missing = [key for key in keys if not lines.find(key)]
+    if missing:
+        shop = _workshop(models, runs / teacher, data, progress)
+        judge = Judge(models, captions)
+        for number, key in enumerate(missing, start=1):
+            if progress:
+                print(f"student {number} of {len(missing)}: {key}", flush=True)
+            lines.append(key | _student(shop, judge, key) | origin())
+    return [lines.find(key) for key in keys]
+
+
+def _workshop(models: Path, runs: Path, data, progress: bool) -> Workshop:
+    out = runs / "models"
+    for part in ("vae", "text", "teacher"):
+        if not (out / part).exists():
+            with components.beside(out / part) as draft:
+                shutil.copytree(models / part, draft)
+    return Workshop(soundworld_clips() if data is None else data, runs, out, progress)
+
+
+def _student(shop: Workshop, judge: Judge, key: dict) -> dict:
+    """Train one student and score it: the end of its log, and what the oracle hears at each guidance."""
+    began = time.monotonic()
+    chosen = {name: key[name] for name in _BASE}
+    name = "-".join(str(value) for value in (*chosen.values(), key["steps"], key["seed"]))
+    config = dataclasses.replace(STUDENT, steps=key["steps"], seed=key["seed"])
+    folder = train_student(shop, config, name=name, **chosen)
+    log = [json.loads(line) for line in (shop.runs / name / "metrics.jsonl").read_text().splitlines()]
+    tail = log[-max(1, len(log) // 10) :]
+    figures = {k: sum(row[k] for row in tail) / len(tail) for k in tail[0] if k not in ("step", "seconds")}
+    pipe = TextToAudio.from_pretrained(folder)
+    scores = {f"guidance {w:g}": judge(pipe, guidance_scale=w) for w in GUIDANCES}
+    return {"log": figures, **scores, "seconds": round(time.monotonic() - began, 1)}
+
+
+def ways_to_draw() -> list[dict]:
+    """The settings of the study of guidance: a grid of iterations and scale, then one change at a time."""
+    usual = {"num_inference_steps": 16, "guidance": "own", "guidance_schedule": "constant", "temperature": 1.0}
+    grid = [usual | {"num_inference_steps": n, "guidance_scale": w} for n in ITERATIONS for w in SCALES]
+    for change in ({"guidance": "other"}, {"guidance_schedule": "linear"}):
+        grid += [usual | change | {"guidance_scale": w} for w in SCALES[1:]]
+    return grid + [usual | {"temperature": t, "guidance_scale": 2.0} for t in (0.0, 0.5, 0.8)]
+
+
+def study_guidance(models: Path, record: Path, *, captions: int, names: tuple[str, ...] = tuple(MODELS),
+                   progress: bool = True) -> list[dict]:
+    """Draw from student and teacher in every way of `ways_to_draw` that the record lacks; returns all lines.
+
+    "own" guidance acts where the model's was chosen to, on h for the student, on the prediction for the teacher;
+    "other" is the other place.
+    """
+    lines, judge, keys = Record(record), None, []
+    for name in names:
+        pipe, weights = TextToAudio.from_pretrained(models / name), fingerprint(models / name)
+        for way in ways_to_draw():
+            key = {"model": name, "weights": weights, **MODELS[name], **way}
+            keys.append(key)
+            if lines.find(key):
+                continue
+            judge, began = judge or Judge(models, captions), time.monotonic()
+            own = pipe.settings.guidance
+            place = own if way["guidance"] == "own" else {"hidden": "prediction", "prediction": "hidden"}[own]
+            options = MODELS[name] | way | {"guidance": place}
+            found = judge(pipe, **options) | {"spread": judge.spread(pipe, max(1, captions // 8), **options)}
+            lines.append(key | {"place": place} | found | {"seconds": round(time.monotonic() - began, 1)} | origin())
+            if progress:
+                print(f"{name}: {way} Frechet distance {found['frechet']:.0f}, kinds {found['kind']:.2f}", flush=True)
+    return [lines.find(key) for key in keys]
