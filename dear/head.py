@@ -31,6 +31,8 @@ class HeadConfig:
 class AdaLNHead(nn.Module):
     """A residual MLP whose layers are shifted, scaled and gated by a condition (MAR, arXiv 2406.11838, section 3.3)."""
 
+    shares_condition = True  # x may have more axes in front than cond, which is then read once for all of them
+
     def __init__(self, config: HeadConfig):
         super().__init__()
         if config.main not in ("noise", "hidden"):
@@ -48,7 +50,8 @@ class AdaLNHead(nn.Module):
     def forward(self, x: Tensor, cond: Tensor, *times: Tensor) -> Tensor:
         """Map noise, or a noisy token, to a token, or to the noise in it.
 
-        x: (R, noise_dim).  cond: (R, C), h.  times: each (R,), in [0, 1].  Returns (R, D).
+        x: (R, noise_dim), or (m, R, noise_dim) for m samples a condition.  cond: (R, C), h.  times: each (R,), in
+        [0, 1].  Returns (R, D), or (m, R, D).
         """
         if len(times) != len(self.times):
             raise ValueError(f"this head was built for {len(self.times)} time(s), got {len(times)}")

@@ -28,7 +28,7 @@ ORACLE = TrainConfig(steps=2500, batch_size=64, learning_rate=2e-3, weight_decay
 VAE_RUN = TrainConfig(steps=3000, batch_size=16, learning_rate=2e-3, ema=0.998)
 TEXTURE = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998)
 TEXT = TrainConfig(steps=1000, batch_size=96, learning_rate=1e-3, ema=0.99)
-TEACHER = TrainConfig(steps=24_000, batch_size=32, learning_rate=1.5e-3, restart=14_000)
+TEACHER = TrainConfig(steps=16_000, batch_size=32, learning_rate=1.5e-3, muon=3e-3)
 STUDENT = TrainConfig(steps=4000, batch_size=32, learning_rate=2e-3)
 HEAD = TrainConfig(steps=1500, batch_size=32, learning_rate=2e-3)  # of a student whose backbone is frozen
 NOISE = {"noise_dim": 8}  # of the student: with the paper's full width of noise tokens are further from real ones

@@ -99,6 +99,21 @@ class VAE(nn.Module):
         return log_mel.clamp(max=self.loudest)
 
     @torch.no_grad()
+    def channel_effects(self, tokens: torch.Tensor) -> torch.Tensor:
+        """How much each latent channel is heard, (channels,): see `decode` for tokens (B, N, D), B at least 2.
+
+        Mean squared change of the decoded mean, in units of the log-mel's spread, where the channel alone is taken
+        from another clip. Channels have unit variance whatever they do: in the shipped VAE these are 0.002 to 0.26.
+        """
+        latent = unpatchify(tokens, self.config.steps_per_token) * self.latent_std[:, None] + self.latent_mean[:, None]
+        decoded, effects = self.mean(latent), []
+        for channel in range(self.config.channels):
+            other = latent.clone()
+            other[:, channel] = latent[:, channel].roll(1, dims=0)
+            effects.append((self.mean(other) - decoded).square().mean())
+        return torch.stack(effects)
+
+    @torch.no_grad()
     def fit_scale(self, log_mel: torch.Tensor) -> None:
         """Set the centre and scale of each latent channel, and the highest level, from examples."""
         mean, log_variance = self.posterior(log_mel)

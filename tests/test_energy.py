@@ -164,6 +164,29 @@ def test_losses_are_the_scores_of_what_the_net_draws(exponent):
     torch.testing.assert_close(rows, energy_score_all_pairs(drawn[1], x, exponent))
 
 
+def test_weights_are_factors_on_the_coordinates():
+    x, weights = torch.randn(4, 2, generator=gen()), torch.tensor([3.0, 0.5])
+    rows = Energy(weights=weights).loss(lambda noise, cond: noise + cond, x, x.flip(0), gen(1))
+    scaled = Energy().loss(lambda noise, cond: (noise + cond) * weights, x * weights, x.flip(0), gen(1))
+    torch.testing.assert_close(rows, scaled)
+    for wrong in (torch.tensor([1.0, 0.0]), torch.tensor([1.0, -1.0]), torch.ones(2, 2)):
+        with pytest.raises(ValueError, match="weights must be a vector of positive numbers"):
+            Energy(weights=wrong)
+
+
+def test_a_net_that_shares_a_condition_reads_it_once_for_all_samples_and_scores_the_same():
+    class Shared:
+        shares_condition = True
+
+        def __call__(self, noise, cond):
+            assert noise.shape == (3, 4, 5) and cond.shape == (4, 2)
+            return noise[..., :2] * cond + cond
+
+    x, cond = torch.randn(4, 2, generator=gen()), torch.randn(4, 2, generator=gen(1))
+    plain = Energy(samples=3, noise_dim=5).loss(lambda n, c: n[..., :2] * c + c, x, cond, gen(2))
+    torch.testing.assert_close(Energy(samples=3, noise_dim=5).loss(Shared(), x, cond, gen(2)), plain)
+
+
 def test_sampling_is_one_call():
     noise, cond = torch.randn(3, 2, generator=gen()), torch.ones(3, 2)
     assert torch.equal(Energy().sample(lambda n, c: n + c, cond, noise), noise + 1)

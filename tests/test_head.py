@@ -68,6 +68,15 @@ def test_fresh_energy_heads_repulsion_has_a_gradient():
     assert gradient.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("main", ["noise", "hidden"])
+def test_samples_that_share_a_condition_are_those_of_repeated_conditions(main):
+    head = build(main=main)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=gen())
+    noise, cond = torch.randn(3, 4, 6, generator=gen(1)), torch.randn(4, 10, generator=gen(2))
+    torch.testing.assert_close(head(noise, cond), head(noise.flatten(0, 1), cond.repeat(3, 1)).unflatten(0, (3, 4)))
+
+
 def test_rows_do_not_mix_and_dtype_follows_the_module():
     head = build(times=1).double()
     for parameter in head.parameters():

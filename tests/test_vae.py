@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dear.blocks import SPREAD
 from dear.vae import VAE, VAEConfig, patch_score, patchify, texture_loss, unpatchify, vae_loss
 
 SMALL = VAEConfig(mels=20, frames=32, channels=4, noise=4, width=24, texture_width=16, blocks=1)
@@ -133,6 +134,22 @@ def test_fit_scale_gives_tokens_of_zero_mean_and_unit_variance(vae):
     # 64 x 8 x 8 = 4096 values a channel.
     torch.testing.assert_close(drawn.mean((0, 2)), torch.zeros(4), atol=0.06, rtol=0)
     torch.testing.assert_close(drawn.std((0, 2)), torch.ones(4), atol=0.06, rtol=0)
+
+
+def test_the_effect_of_a_channel_is_what_changes_when_it_comes_from_another_clip(vae):
+    tokens = vae.encode(mels(2), gen())
+    with torch.no_grad():
+        vae.mean[0].weight[:, 1] = 0  # a channel that the decoder does not hear
+        vae.mean[0].weight[:, 0] *= 10
+    effects = vae.channel_effects(tokens)
+    assert effects.shape == (vae.config.channels,) and effects[1] == 0 and effects.argmax() == 0
+    # Of two clips, exchanging channel 0 by hand; the decoded mean is read off a decoder whose texture is silent.
+    torch.nn.init.zeros_(vae.texture[-1].weight), torch.nn.init.zeros_(vae.texture[-1].bias)
+    latent = unpatchify(tokens, vae.config.steps_per_token)
+    swapped = latent.clone()
+    swapped[:, 0] = latent[[1, 0], 0]
+    before, after = (vae.decode(patchify(x, vae.config.steps_per_token), gen()) for x in (latent, swapped))
+    assert effects[0].item() == pytest.approx(((after - before) / SPREAD).square().mean().item(), rel=1e-4)
 
 
 def test_nothing_decoded_is_louder_than_the_examples(vae):

@@ -59,8 +59,8 @@ def test_the_mean_head_answers_the_mean():
 
 def test_a_property_that_does_not_hold_is_told():
     good = {"rendered clips": 10.0, "blurred": 100.0, "spliced 0.25": 50.0, "teacher, 1 iterations": 90.0,
-            "teacher, 16 iterations": 30.0, "mean head, frozen teacher": 60.0, "energy head, frozen teacher": 40.0}
+            "teacher, 16 iterations": 30.0, "mean head, guidance 1": 60.0, "energy head, guidance 1": 40.0}
     assert all(holds(good).values())
     for name, value in (("blurred", 15.0), ("spliced 0.25", 15.0), ("teacher, 1 iterations", 40.0),
-                        ("mean head, frozen teacher", 50.0)):
+                        ("mean head, guidance 1", 50.0)):
         assert sum(not held for held in holds(good | {name: value}).values()) == 1

@@ -14,14 +14,16 @@ import numpy as np
 from dear.data import captions
 from dear.data.synthesis import SAMPLE_RATE, Qualities, add_room, synthesise
 
-VERSION = 4
+VERSION = 5
 SAMPLES = 40_960
 KINDS = tuple(captions.KINDS)
 PITCHES = tuple(captions.PITCHES)
 LOUDNESSES = tuple(captions.LOUDNESSES)
 RELATIONS = tuple(captions.RELATIONS)
 SPLITS = ("train", "validation", "test", "oracle")
-HELD_OUT = 44
+HELD_OUT = {"then": 25, "while": 11}  # combinations; a fifth of each relation
+# Shares of single, then, while: of all splits, and of the training split, where the hardest is the most frequent.
+_SHARES = ((0.25, 0.375, 0.375), (0.2, 0.3, 0.5))
 _PEAK = {"quiet": (0.055, 0.075), "loud": (0.34, 0.44)}
 _REGISTER = {"low": 150.0, "middle": 500.0, "high": 1700.0}
 
@@ -88,12 +90,14 @@ def combination(relation: str, kinds) -> tuple[str, ...]:
 
 
 def combinations() -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """(seen, unseen) combinations of two events; a fixed quarter is held out of training whole."""
-    pairs = [("then", a, b) for a, b in product(KINDS, KINDS)]
-    pairs += [("while", a, b) for a, b in product(KINDS, KINDS) if a < b]
-    order = np.random.default_rng(7).permutation(len(pairs))
-    held = {int(i) for i in order[:HELD_OUT]}
-    return [p for i, p in enumerate(pairs) if i not in held], [p for i, p in enumerate(pairs) if i in held]
+    """(seen, unseen) combinations of two events; a fixed fifth of each relation is held out of training whole."""
+    pairs = {"then": list(product(KINDS, KINDS)), "while": [(a, b) for a, b in product(KINDS, KINDS) if a < b]}
+    rng, seen, unseen = np.random.default_rng(7), [], []
+    for relation, kinds in pairs.items():
+        held = set(rng.permutation(len(kinds))[: HELD_OUT[relation]].tolist())
+        for i, pair in enumerate(kinds):
+            (unseen if i in held else seen).append((relation, *pair))
+    return seen, unseen
 
 
 class SoundWorld:
@@ -123,10 +127,9 @@ class SoundWorld:
         rng = np.random.default_rng([VERSION, self.seed, SPLITS.index(self.split), i])
         if self.split == "test" and i % 2:
             relation, *kinds = self._unseen[rng.integers(len(self._unseen))]
-        elif rng.random() < 0.25:
+        elif (wanted := str(rng.choice(RELATIONS, p=_SHARES[self.split == "train"]))) == "single":
             relation, kinds = "single", [KINDS[rng.integers(len(KINDS))]]
         else:
-            wanted = RELATIONS[rng.integers(1, 3)]
             pool = [pair for pair in self._pool if pair[0] == wanted]
             relation, *kinds = pool[rng.integers(len(pool))]
         return relation, draw_events(relation, kinds, rng), rng

@@ -17,7 +17,8 @@ _VALUES = ((0.0, 0.4), (0.0, 1.0), (0.0, 0.5), (0.2, 0.8))  # position, rate, ph
 class Qualities:
     """What no caption says, drawn once an event: all in [0, 1].
 
-    position: place of the pitch inside its octave-wide register; rate: of the rhythm; phase: of the rhythm;
+    position: place of the pitch inside its octave-wide register; rate: of the rhythm; phase: of the rhythm of wind,
+    knock, bell and engine (sounds that move in pitch start at the beginning of a movement);
     brightness: weight of the upper partials or width of the band.
 
     Each takes a few values only, as notes of a scale and tempi do. With continuous ones a classroom model learns to
@@ -75,8 +76,12 @@ def _period(q: "Qualities", slow: float, fast: float) -> float:
     return (slow + (fast - slow) * q.rate) * TOKEN
 
 
-def _turns(samples: int, period: float, phase: float) -> np.ndarray:
-    """Beats since the start, (samples,)."""
+def _turns(samples: int, period: float, phase: float = 0.0) -> np.ndarray:
+    """Beats since the start, (samples,).
+
+    What moves in pitch starts at the beginning of its movement: with two phases the first token of a siren had 16
+    forms instead of 8, and an energy head drew between them.
+    """
     return np.arange(samples, dtype=np.float32) / np.float32(period) + np.float32(phase)
 
 
@@ -109,7 +114,7 @@ def tone(n, f, q, rng):
 
 
 def _sweep(n, f, q, rng, sign):
-    place = _turns(n, _period(q, 8, 6), q.phase) % 1.0
+    place = _turns(n, _period(q, 8, 6)) % 1.0
     pitch = f * 2 ** (sign * (place - 0.5) + 0.012 * _wander(n, rng))
     edges = np.minimum(1, 16 * np.minimum(place, 1 - place))
     return _wave(pitch, _partials(q, f)) * edges * (1 + 0.2 * _wander(n, rng))
@@ -127,7 +132,7 @@ def fall(n, f, q, rng):
 
 def siren(n, f, q, rng):
     """Pitch that swings up and down 2 to 3 times a second."""
-    swing = np.sin(2 * np.pi * _turns(n, _period(q, 6, 4), q.phase))
+    swing = np.sin(2 * np.pi * _turns(n, _period(q, 6, 4)))
     return _wave(f * 2 ** (0.35 * swing + 0.012 * _wander(n, rng)), _partials(q, f)) * (1 + 0.15 * _wander(n, rng))
 
 
@@ -183,7 +188,7 @@ def engine(n, f, q, rng):
 
 def bird(n, f, q, rng):
     """Short falling whistles, 4 to 6 a second."""
-    beat = _turns(n, _period(q, 3, 2), q.phase) + 0.04 * _wander(n, rng, 8)
+    beat = _turns(n, _period(q, 3, 2)) + 0.04 * _wander(n, rng, 8)
     place = np.clip((beat % 1.0) / 0.6, 0, 1)
     pitch = f * 2 ** (0.45 - 0.9 * place + 0.01 * _wander(n, rng))
     return _wave(pitch, _partials(q, f)[:2]) * np.maximum(np.sin(np.pi * place), 0) ** 0.7

@@ -56,21 +56,30 @@ class Energy:
     """Learn to draw x given cond by the energy score of m samples; one pass of the net is one sample.
 
     samples: m, drawn for each target.  exponent: a in (0, 2].  noise_dim: size of the net's noise, None: as x.
+    weights: (D,), positive, a factor on each coordinate inside the distances, |w (x - y)|; None: all 1. The score is
+    strictly proper with any; they say which coordinates a net of limited size should get right first.
     """
 
     times, needs_target = 0, False
 
-    def __init__(self, samples: int = 2, exponent: float = 1.0, noise_dim: int | None = None):
+    def __init__(
+        self, samples: int = 2, exponent: float = 1.0, noise_dim: int | None = None, weights: Tensor | None = None
+    ):
         if samples < 1:
             raise ValueError(f"samples must be at least 1 (2 is the usual number), got {samples}")
+        if weights is not None and not (weights.ndim == 1 and (weights > 0).all()):
+            raise ValueError(f"weights must be a vector of positive numbers, got {weights}")
         _check_exponent(exponent)
         _check_noise_dim(noise_dim)
-        self.samples, self.exponent, self.noise_dim = samples, exponent, noise_dim
+        self.samples, self.exponent, self.noise_dim, self.weights = samples, exponent, noise_dim, weights
 
     def loss(
         self, net: Callable[..., Tensor], x: Tensor, cond: Tensor, generator: torch.Generator, target=None
     ) -> Tensor:
         """Energy score of every row, by one call of net(noise, cond) on all m samples of all rows.
+
+        A net that says `shares_condition` gets noise (m, B, .) and cond (B, C), and reads a condition once for its m
+        samples; any other gets m B rows of both.
 
         x: (B, D).  cond: (B, C).  generator: on the device of x.  target: not needed.  Returns (B,).
         """
@@ -78,8 +87,13 @@ class Energy:
         noise = torch.randn(
             m * rows, self.noise_dim or width, generator=generator, device=x.device, dtype=x.dtype
         )
-        samples = net(noise, cond.repeat(m, 1))
-        return energy_score(samples.unflatten(0, (m, rows)), x, self.exponent)
+        if getattr(net, "shares_condition", False):
+            samples = net(noise.unflatten(0, (m, rows)), cond)
+        else:
+            samples = net(noise, cond.repeat(m, 1)).unflatten(0, (m, rows))
+        if self.weights is not None:
+            samples, x = (part * self.weights.to(x) for part in (samples, x))
+        return energy_score(samples, x, self.exponent)
 
     def sample(
         self,
