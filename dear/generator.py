@@ -61,12 +61,17 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
         loss = loss + mean_weight * regression
     if teacher is None:
         return loss, figures
-    with torch.no_grad():
-        target = teacher(tokens, masked, ids, words, drop)
-    distill = hidden_state_loss(states, target, masked, layers)
-    figures["distill"] = float(distill.detach())
-    if distillation_weight == 0:
+
+    def distance() -> Tensor:
+        with torch.no_grad():
+            target = teacher(tokens, masked, ids, words, drop)
+        return hidden_state_loss(states, target, masked, layers)
+
+    if distillation_weight == 0:  # then a figure to log is all that the teacher is needed for
+        figures["distill"] = lambda: float(distance().detach())
         return loss, figures
+    distill = distance()
+    figures["distill"] = float(distill.detach())
     whole = loss + distillation_weight * distill
     figures["gradient_ratio"] = lambda: gradient_norm_ratio(distillation_weight * distill, loss, [h])
     return whole, figures

@@ -152,6 +152,8 @@ def study_guidance(models: Path, record: Path, *, captions: int, names: tuple[st
             own = pipe.settings.guidance
             place = own if way["guidance"] == "own" else {"hidden": "prediction", "prediction": "hidden"}[own]
             options = MODELS[name] | way | {"guidance": place}
+            if hasattr(pipe.objective, "temperature"):  # of every reverse step; a diffusion forgets its first noise
+                pipe.objective.temperature = way["temperature"]
             found = judge(pipe, **options) | {"spread": judge.spread(pipe, max(1, captions // 8), **options)}
             lines.append(key | {"place": place} | found | {"seconds": round(time.monotonic() - began, 1)} | origin())
             if progress:

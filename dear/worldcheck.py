@@ -29,10 +29,9 @@ from dear.head import AdaLNHead
 from dear.log import write_record
 from dear.masking import training_mask
 from dear.metrics.frechet import frechet_distance
-from dear.objectives.energy import Energy
 from dear.oracle import Oracle, OracleConfig, blur, splice
 from dear.pipeline import Settings, TextToAudio
-from dear.recipes import HEAD, NOISE, soundworld_clips
+from dear.recipes import HEAD, NOISE, soundworld_clips, student_objective
 from dear.training import TrainConfig, train
 
 PROMPTS = ["a loud high tone", "a loud middle siren", "a loud high bird", "a loud low hiss", "a loud low engine"]
@@ -108,7 +107,6 @@ def rendered_singles(kind: str, count: int, seed: int = 0) -> Tensor:
     return log_mel(torch.from_numpy(np.stack(clips)))
 
 
-HEADS = {"energy": Energy(**NOISE), "mean": Mean(**NOISE)}
 GUIDANCES = (1, 2, 3)
 
 
@@ -123,11 +121,11 @@ def texture_kept(vae, count: int = 24) -> dict[str, float]:
     return kept
 
 
-def train_heads(pipe: TextToAudio, latents: Latents, config: TrainConfig = HEAD) -> nn.ModuleDict:
-    """An energy head and a mean head, trained side by side on the same hidden states of the frozen teacher."""
+def train_heads(pipe: TextToAudio, latents: Latents, objectives: dict, config: TrainConfig = HEAD) -> nn.ModuleDict:
+    """One head an objective, trained side by side from one start on the same hidden states of the frozen teacher."""
     with seeded(config.seed):
         head = AdaLNHead(replace(pipe.head.config, times=0, **NOISE))
-    heads = nn.ModuleDict({"energy": head, "mean": copy.deepcopy(head)})
+    heads = nn.ModuleDict({name: copy.deepcopy(head) for name in objectives})
     ids, words = pipe.text.tokenize(latents.captions)
 
     def loss(heads, indices, generator):
@@ -137,7 +135,7 @@ def train_heads(pipe: TextToAudio, latents: Latents, config: TrainConfig = HEAD)
         with torch.no_grad():
             text = pipe.text(ids[indices], words[indices])
             h = pipe.backbone(tokens, masked, text, words[indices], drop)[masked]
-        parts = {k: HEADS[k].loss(net, tokens[masked], h, generator).mean() for k, net in heads.items()}
+        parts = {k: objectives[k].loss(net, tokens[masked], h, generator).mean() for k, net in heads.items()}
         return sum(parts.values()), {k: float(part.detach()) for k, part in parts.items()}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +149,6 @@ def run(models: Path, record: Path | None = None, picture: Path | None = None, c
     """
     oracle = components.load(Oracle, OracleConfig, models / "oracle")
     teacher = TextToAudio.from_pretrained(models / "teacher")
-    student = TextToAudio.from_pretrained(models / "student")
     test, other = rendered("test", clips), rendered("test", 2000, seed=1)
     floor, reference = test.log_mels(range(clips)), other.log_mels(range(len(other)))
 
@@ -176,26 +173,28 @@ def run(models: Path, record: Path | None = None, picture: Path | None = None, c
     }
     kinds = ("tone", *RHYTHMS)
     found["coherence"] = {"rendered": coherence({k: rendered_singles(k, 60) for k in kinds})}
-    for model, pipe in (("student", student), ("teacher", teacher)):
-        for n in (1, 2, 4, 8, 16):
-            options = {"num_inference_steps": n} | ({"sampling_steps": 25} if model == "teacher" else {})
-            mels = generate(pipe, test.captions, progress=False, **options)
-            frechet[f"{model}, {n} iterations"] = tell(f"... {model}, {n} iterations", distance(mels))
-            drawn = {k: generate(pipe, singles(k, 60), progress=False, **options) for k in kinds}
-            found["coherence"][f"{model}, {n} iterations"] = coherence(drawn)
-    for name, row in found["coherence"].items():
-        print(f"coherence, {name:24}", "  ".join(f"{k} {v:.2f}" for k, v in row.items()))
     with tempfile.TemporaryDirectory() as folder:
         latents = prepare(teacher.vae, soundworld_clips(), Path(folder) / "latents.safetensors")
     drawn = {"teacher": generate(teacher, PROMPTS, progress=False)}
-    for name, head in train_heads(teacher, latents).items():
+    objectives = {"energy": student_objective(teacher.vae, latents), "mean": Mean(**NOISE)}
+    for name, head in train_heads(teacher, latents, objectives).items():
         pipe = TextToAudio(teacher.text, teacher.backbone, head, teacher.vae, Settings())
-        pipe.objective = HEADS[name]
+        pipe.objective = objectives[name]
         for w in GUIDANCES:
             mels = generate(pipe, test.captions, progress=False, guidance_scale=w)
             title = f"{name} head, guidance {w}"
             frechet[title] = tell(f"... {title}, the teacher's hidden states", distance(mels))
         drawn[f"{name} head"] = generate(pipe, PROMPTS, progress=False, guidance_scale=1)
+    for model in ("teacher", "student"):
+        pipe = TextToAudio.from_pretrained(models / model)
+        for n in (1, 2, 4, 8, 16):
+            options = {"num_inference_steps": n} | ({"sampling_steps": 25} if model == "teacher" else {})
+            mels = generate(pipe, test.captions, progress=False, **options)
+            frechet[f"{model}, {n} iterations"] = tell(f"... {model}, {n} iterations", distance(mels))
+            single = {k: generate(pipe, singles(k, 60), progress=False, **options) for k in kinds}
+            found["coherence"][f"{model}, {n} iterations"] = coherence(single)
+    for name, row in found["coherence"].items():
+        print(f"coherence, {name:24}", "  ".join(f"{k} {v:.2f}" for k, v in row.items()))
     if picture:
         plots.save(plots.log_mel_grid(list(drawn.values()), [PROMPTS] * len(drawn), list(drawn)), picture)
     found["holds"] = holds(frechet)

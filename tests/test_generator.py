@@ -143,7 +143,7 @@ def test_weight_zero_logs_the_distance_and_trains_without_it(batch):
     student, teacher = model(0), model(1, times=1)
     plain, _ = training_loss(student, Energy(), *batch, gen(), teacher=None)
     loss, figures = training_loss(student, Energy(), *batch, gen(), teacher=teacher, distillation_weight=0.0)
-    assert loss.item() == plain.item() and figures["distill"] > 0 and "gradient_ratio" not in figures
+    assert loss.item() == plain.item() and figures["distill"]() > 0 and "gradient_ratio" not in figures
     first = torch.autograd.grad(plain, student.backbone.parameters(), allow_unused=True)
     second = torch.autograd.grad(loss, student.backbone.parameters(), allow_unused=True)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if a is not None)

@@ -218,7 +218,15 @@ def test_ctrl_c_finishes_the_step_and_loses_nothing(whole, tmp_path):
     assert len(calls) == 40  # no step was taken twice
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
+@pytest.fixture
+def heard_interrupts():
+    """Python's own handler: a shell starts what runs in the background with ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, heard_interrupts):
     def stuck(module, indices, generator):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
