@@ -256,7 +256,7 @@ PARTS = {
 }
 
 # The students that are shipped: one learns from the teacher's guided draws, one on the teacher's frozen hidden states
-# from the data alone. (1500 steps of a head alone give what 4000 do.)
+# from the data alone.
 STUDENTS = {
     "student": (STUDENT, {"guided": 2.0, "distillation_weight": 0.0}),
     "student_without_distillation": (HEAD, {"freeze": True}),
