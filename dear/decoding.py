@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.masking import cosine_schedule
+from dear import masking
 
 
 @torch.no_grad()
@@ -18,6 +18,7 @@ def decode(
     *,
     generator: torch.Generator,
     num_inference_steps: int = 16,
+    decoding_schedule: str = "cosine",
     guidance_scale: float = 4.0,
     guidance: str = "hidden",
     guidance_schedule: str = "constant",
@@ -30,12 +31,12 @@ def decode(
     """Draw all tokens of B clips, (B, N, D), in num_inference_steps passes of the backbone (MAR, section 3.4).
 
     Each iteration asks the backbone for h, draws the tokens at the next places of a random order, and writes them
-    down: their numbers follow cosine_schedule. With guidance a second branch without text runs in the same batch:
+    down: their numbers follow masking.decoding_schedule. With guidance a second branch without text runs in the same batch:
         guidance="hidden" (AudioDEAR):   h = w h_cond + (1 - w) h_uncond, then one call of the head
         guidance="prediction" (IMPACT):  the head runs on both, out = out_uncond + w (out_cond - out_uncond)
 
     text, text_mask, pooled: as MaskedTransformer takes them.  generator: on the device of text; equal seeds give
-    equal tokens.  num_inference_steps: 1 to N.  guidance_scale: w >= 0, 1 is no guidance and half the work.
+    equal tokens.  num_inference_steps: 1 to N.  decoding_schedule: "cosine" or "linear".  guidance_scale: w >= 0, 1 is no guidance and half the work.
     guidance_schedule: "constant", or "linear": from 1 to w with the share of tokens placed (MAR, EAR).
     sampling_steps: passes of the head per token, 1 for energy, 100 for diffusion.  temperature: factor on the
     noise that the head starts from.  order: (B, N), a permutation in each row, None: random.
@@ -43,6 +44,7 @@ def decode(
     """
     _check(guidance_scale, guidance, guidance_schedule, temperature)
     batch, count, width = len(text), backbone.config.tokens, backbone.config.token_dim
+    shares = masking.decoding_schedule(decoding_schedule, num_inference_steps, count)
     fresh = {"generator": generator, "device": text.device}
     if order is None:
         order = torch.rand(batch, count, **fresh).argsort(dim=1)
@@ -60,7 +62,7 @@ def decode(
         text, text_mask = text.repeat(2, 1, 1), text_mask.repeat(2, 1)
         pooled = None if pooled is None else pooled.repeat(2, 1)
     placed = 0
-    for iteration, share in enumerate(cosine_schedule(num_inference_steps, count)):
+    for iteration, share in enumerate(shares):
         here = order[:, placed : placed + share]
         placed += share
         w = guidance_scale

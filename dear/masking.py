@@ -8,6 +8,8 @@ from torch import Tensor
 # Low, mean and std of the share of unknown tokens. IMPACT's (0.7, 1.0, 0.25) leaves 34 of its 256 tokens known on
 # average, but only 4 of the classroom's 32.
 CLASSROOM_LAW = (0.0, 1.0, 0.3)
+# Share of tokens still unknown after a share u of the decoding iterations.
+_UNKNOWN = {"cosine": lambda u: math.cos(math.pi / 2 * u), "linear": lambda u: 1 - u}
 
 
 def sample_mask_ratios(
@@ -44,17 +46,25 @@ def training_mask(
     return random_mask(tokens, (ratios * tokens).ceil().long().clamp(min=1), generator)
 
 
-def cosine_schedule(steps: int, tokens: int) -> list[int]:
-    """How many tokens each of `steps` decoding iterations places: few at first, sum `tokens`, at least one each.
+def decoding_schedule(kind: str, steps: int, tokens: int) -> list[int]:
+    """How many tokens each of `steps` decoding iterations places: sum `tokens`, at least one each.
 
-    After iteration t (1..steps) floor(cos(pi/2 t/steps) tokens) are still unknown, clamped as MAR does it, to
-    max(1, min(unknown - 1, .)), until the last places what is left. steps: 1 to tokens, more is an error.
+    After iteration t (1..steps) floor(share(t/steps) tokens) are still unknown, clamped as MAR does it, to
+    max(1, min(unknown - 1, .)), until the last places what is left. kind: "cosine", share(u) = cos(pi/2 u): few at
+    first (MAR, MaskGIT), or "linear", share(u) = 1 - u: as many in each.  steps: 1 to tokens, more is an error.
     """
+    if kind not in _UNKNOWN:
+        raise ValueError(f"the decoding schedule must be one of {', '.join(_UNKNOWN)}, got {kind!r}")
     if not 1 <= steps <= tokens:
         raise ValueError(f"steps must lie in 1..{tokens} (every iteration places a token), got {steps}")
     unknown = [tokens]
     for t in range(1, steps):
-        wanted = math.floor(math.cos(math.pi / 2 * t / steps) * tokens)
+        wanted = math.floor(_UNKNOWN[kind](t / steps) * tokens)
         unknown.append(max(1, min(unknown[-1] - 1, wanted)))
     unknown.append(0)
     return [before - after for before, after in zip(unknown, unknown[1:], strict=False)]
+
+
+def cosine_schedule(steps: int, tokens: int) -> list[int]:
+    """`decoding_schedule` of the papers: few tokens at first, when little is known."""
+    return decoding_schedule("cosine", steps, tokens)

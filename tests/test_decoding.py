@@ -1,5 +1,6 @@
 """Decoding: every token once, on schedule, under the guidance that was asked for."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.decoding import decode
 from dear.head import AdaLNHead, HeadConfig
-from dear.masking import cosine_schedule
+from dear.masking import decoding_schedule
 from dear.objectives import Diffusion, Energy
 
 N, D, C = 8, 3, 12
@@ -42,12 +43,13 @@ def draw(world, seed=0, rows=slice(None), head=None, objective=None, **options):
 
 def test_every_token_is_placed_once_in_the_order_and_number_asked_for(world):
     order = torch.stack([torch.randperm(N, generator=gen(s)) for s in (1, 2)])
-    for steps in (1, 3, N):
+    for steps, kind in product((1, 3, N), ("cosine", "linear")):
         seen = []
-        tokens = draw(world, order=order, num_inference_steps=steps, callback=lambda *a, seen=seen: seen.append(a))
+        tokens = draw(world, order=order, num_inference_steps=steps, decoding_schedule=kind,
+                      callback=lambda *a, seen=seen: seen.append(a))
         assert [iteration for iteration, _ in seen] == list(range(steps)) and tokens.shape == (2, N, D)
         placed = 0
-        for (_, masked), share in zip(seen, cosine_schedule(steps, N), strict=True):
+        for (_, masked), share in zip(seen, decoding_schedule(kind, steps, N), strict=True):
             placed += share
             for row in range(2):
                 assert set(order[row, :placed].tolist()) == set((~masked[row]).nonzero()[:, 0].tolist())

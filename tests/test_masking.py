@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import torch
 
-from dear.masking import cosine_schedule, random_mask, sample_mask_ratios
+from dear.masking import cosine_schedule, decoding_schedule, random_mask, sample_mask_ratios
 
 
 @pytest.mark.parametrize("low, mean, std", [(0.7, 1.0, 0.25), (0.0, 0.4, 0.1)])
@@ -30,10 +30,11 @@ def test_random_mask_hides_exactly_its_count_of_every_row_and_any_position_equal
     assert random_mask(8, torch.tensor([0, 8]), generator).tolist() == [[False] * 8, [True] * 8]
 
 
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
 @pytest.mark.parametrize("tokens", [1, 2, 32, 256])
-def test_schedule_places_every_token_and_at_least_one_an_iteration(tokens):
+def test_schedule_places_every_token_and_at_least_one_an_iteration(tokens, kind):
     for steps in range(1, tokens + 1):
-        placed = cosine_schedule(steps, tokens)
+        placed = decoding_schedule(kind, steps, tokens)
         assert len(placed) == steps and min(placed) >= 1 and sum(placed) == tokens
 
 
@@ -46,6 +47,12 @@ def test_schedule_is_the_cosine_where_the_clamp_does_not_bind():
     assert cosine_schedule(4, 32) == [3, 7, 10, 12]
 
 
+def test_linear_schedule_places_as_many_in_each_iteration():
+    assert decoding_schedule("linear", 8, 32) == [4] * 8 and decoding_schedule("linear", 16, 32) == [2] * 16
+    # 32 (1 - t/3) leaves 21 and 10.
+    assert decoding_schedule("linear", 3, 32) == [11, 11, 10]
+
+
 def test_bad_arguments():
     generator = torch.Generator()
     for steps in (0, 9):
@@ -53,6 +60,8 @@ def test_bad_arguments():
             cosine_schedule(steps, 8)
     with pytest.raises(ValueError, match=r"counts must lie in 0..4 .* got \[2, 5\]"):
         random_mask(4, torch.tensor([2, 5]), generator)
+    with pytest.raises(ValueError, match="one of cosine, linear, got 'square'"):
+        decoding_schedule("square", 2, 4)
     with pytest.raises(ValueError, match="low must lie"):
         sample_mask_ratios(1, generator, low=1.0)
     with pytest.raises(ValueError, match="std above 0"):
