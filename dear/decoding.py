@@ -31,12 +31,13 @@ def decode(
     """Draw all tokens of B clips, (B, N, D), in num_inference_steps passes of the backbone (MAR, section 3.4).
 
     Each iteration asks the backbone for h, draws the tokens at the next places of a random order, and writes them
-    down: their numbers follow masking.decoding_schedule. With guidance a second branch without text runs in the same batch:
+    down; how many follows masking.decoding_schedule. With guidance a second branch without text runs in the same batch:
         guidance="hidden" (AudioDEAR):   h = w h_cond + (1 - w) h_uncond, then one call of the head
         guidance="prediction" (IMPACT):  the head runs on both, out = out_uncond + w (out_cond - out_uncond)
 
     text, text_mask, pooled: as MaskedTransformer takes them.  generator: on the device of text; equal seeds give
-    equal tokens.  num_inference_steps: 1 to N.  decoding_schedule: "cosine" or "linear".  guidance_scale: w >= 0, 1 is no guidance and half the work.
+    equal tokens.  num_inference_steps: 1 to N.  decoding_schedule: "cosine" or "linear".
+    guidance_scale: w >= 0, 1 is no guidance and half the work.
     guidance_schedule: "constant", or "linear": from 1 to w with the share of tokens placed (MAR, EAR).
     sampling_steps: passes of the head per token, 1 for energy, 100 for diffusion.  temperature: factor on the
     noise that the head starts from.  order: (B, N), a permutation in each row, None: random.
