@@ -1,5 +1,6 @@
 """Checks of exercise answers: right answers pass in any form, each typical mistake is named."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from dear import check
 from dear.audio import log_mel, mel_filters
+from dear.distillation import hidden_state_loss
 from dear.head import Block
 from dear.objectives.energy import Energy, energy_score
 from dear.objectives.flow import follow, jump, velocity_error
@@ -426,3 +428,45 @@ def interleaved(head, x, h, generator):
 ])  # fmt: skip
 def test_the_head_loss(said, answer):
     assert said in check.head_loss(answer)
+
+
+def cka(x, y, centre=0, power=2, root=1.0, gram=True):
+    x, y = (z - z.mean(centre, keepdim=True) if centre is not None else z for z in (x, y))
+    below = torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y) if gram else (x.norm() * y.norm())**2
+    return torch.linalg.matrix_norm(y.T @ x) ** power / below**root
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    (check.RIGHT, cka),
+    (check.RIGHT, lambda x, y: float(cka(x, y))),
+    ("not centred", partial(cka, centre=None)),
+    ("numerator is not squared.", partial(cka, power=1)),
+    ("its root", partial(cka, power=1, root=0.5)),
+    ("denominator is squared", partial(cka, root=2)),
+    ("norms of X and Y", partial(cka, gram=False)),
+    ("rows are centred", partial(cka, centre=1)),
+    ("one number", lambda x, y: x @ y[:5]),
+    ("no mistake known", lambda x, y: 1 - cka(x, y)),
+])  # fmt: skip
+def test_cka(said, answer):
+    assert said in check.cka(answer)
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    (check.RIGHT, lambda s, t, m: (s - t.detach())[m].square().mean()),
+    (check.RIGHT, lambda s, t, m: hidden_state_loss([s], [t], m)),
+    ("detach", lambda s, t, m: (s - t)[m].square().mean()),
+    ("mean over all positions", lambda s, t, m: (s - t).square().mean()),
+    ("that are known", lambda s, t, m: (s - t)[~m].square().mean()),
+    ("summed over the width", lambda s, t, m: (s - t)[m].square().sum(-1).mean()),
+    ("sum over everything", lambda s, t, m: (s - t)[m].square().sum()),
+    ("count as zeros", lambda s, t, m: ((s - t) * m[..., None]).square().mean()),
+    ("its own mean", lambda s, t, m: sum((s[i] - t[i])[m[i]].square().mean() for i in range(len(m))) / len(m)),
+    ("square is missing", lambda s, t, m: (s - t)[m].abs().mean()),
+    ("not its square", lambda s, t, m: (s - t)[m].norm(dim=-1).mean()),
+    ("root", lambda s, t, m: (s - t)[m].square().mean().sqrt()),
+    ("one number", lambda s, t, m: (s - t)[m].square().mean(1)),
+    ("no mistake known", lambda s, t, m: 3 * (s - t)[m].square().mean()),
+])  # fmt: skip
+def test_the_hidden_loss(said, answer):
+    assert said in check.hidden_loss(answer)

@@ -12,17 +12,19 @@ from dear.check.plane import (
     pseudo_huber,
     shortcut_target,
 )
-from dear.check.sound import adaln_block, attention, head_loss, kl, log_mel, patchify
+from dear.check.sound import adaln_block, attention, cka, head_loss, hidden_loss, kl, log_mel, patchify
 
 __all__ = [
     "RIGHT",
     "adaln_block",
     "attention",
+    "cka",
     "consistency_target",
     "energy_loss",
     "energy_score",
     "flow_loss",
     "head_loss",
+    "hidden_loss",
     "jump",
     "kl",
     "log_mel",

@@ -30,11 +30,11 @@ def judge(found: object, scores: dict[str, Tensor], wanted: str | None = None) -
     if not isinstance(found, Tensor):
         return f"Wanted a tensor of shape {tuple(right.shape)}, got {type(found).__name__}."
     if found.shape != right.shape:
-        number = "one number" if right.ndim == 1 else f"{right.shape[1]} numbers"
+        number = "one number" if right.ndim < 2 else f"{right.shape[1]} numbers"
         wanted = wanted or f"{number} for each target"
         return f"Wanted {wanted}, shape {tuple(right.shape)}; got shape {tuple(found.shape)}."
     for sentence, score in scores.items():
         if torch.allclose(found, score, rtol=1e-4, atol=1e-5):
             return sentence
-    first = [" ".join(f"{v:.3f}" for v in values[0].flatten()[:2]) for values in (right, found)]
+    first = [" ".join(f"{v:.3f}" for v in torch.atleast_1d(values)[0].flatten()[:2]) for values in (right, found)]
     return f"Not right, and no mistake known here: it begins with {first[1]}, wanted {first[0]}."

@@ -1,4 +1,4 @@
-"""Answers to the exercises on sound, its tokens and its networks (notebooks 04 to 07)."""
+"""Answers to the exercises on sound, its tokens and its networks (notebooks 04 to 09)."""
 
 from collections.abc import Callable
 
@@ -162,3 +162,59 @@ def head_loss(answer: Callable[..., Tensor]) -> str:
         return "Both samples were made from the same noise: they are equal, and the second term is always 0."
     known, mixed = scores(drawn[pairs], x), scores(drawn.view(2, 5, 6), x)[RIGHT]
     return judge(found, known | {"Samples and tokens are out of step: a sample was scored at another token.": mixed})
+
+
+def cka(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Judge answer(x (R, C), y (R, D)) -> (): linear CKA, between 0 and 1."""
+    generator = torch.Generator().manual_seed(0)
+    x = 1 + torch.randn(40, 5, generator=generator)
+    y = x @ torch.randn(5, 7, generator=generator) + torch.randn(40, 7, generator=generator)
+    a, b = x - x.mean(0), y - y.mean(0)
+
+    def norm(left: Tensor, right: Tensor) -> Tensor:
+        return (left.T @ right).norm()
+
+    right, found = norm(a, b) ** 2 / (norm(a, a) * norm(b, b)), answer(x, y)
+    return judge(torch.tensor(found) if isinstance(found, float) else found, {
+        RIGHT: right,
+        "The columns are not centred: take each one's mean away first.":
+            norm(x, y) ** 2 / (norm(x, x) * norm(y, y)),
+        "The numerator is not squared.": norm(a, b) / (norm(a, a) * norm(b, b)),
+        "The numerator is not squared, and the denominator is its root.":
+            norm(a, b) / (norm(a, a) * norm(b, b)).sqrt(),
+        "The denominator is squared as well.": norm(a, b) ** 2 / (norm(a, a) * norm(b, b)) ** 2,
+        "The denominator has the norms of X and Y; wanted those of X^T X and Y^T Y.":
+            norm(a, b) ** 2 / (a.norm() * b.norm()) ** 2,
+        "The rows are centred; wanted the columns.":
+            norm(x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)) ** 2
+            / (norm(*[x - x.mean(1, keepdim=True)] * 2) * norm(*[y - y.mean(1, keepdim=True)] * 2)),
+    }, "one number")  # fmt: skip
+
+
+def hidden_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+    """Judge answer(student (B, N, C), teacher (B, N, C), masked (B, N)) -> (): mean square on masked positions."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 8, 5, generator=generator)
+    masked = torch.rand(3, 8, generator=generator) < torch.tensor([[0.9], [0.5], [0.2]])
+    student, teacher = student.requires_grad_(), teacher.requires_grad_()
+    found, squared = answer(student, teacher, masked), (student - teacher).square()
+    apart = (student - teacher)[masked]
+    said = judge(found, {
+        RIGHT: squared[masked].mean(),
+        "This is the mean over all positions; wanted the masked ones alone.": squared.mean(),
+        "This is the mean over the positions that are known; `masked` is true where a token is unknown.":
+            squared[~masked].mean(),
+        "This is summed over the width: the weight would then mean another thing at every width.":
+            squared[masked].sum(1).mean(),
+        "This is a sum over everything; wanted a mean.": squared[masked].sum(),
+        "Known positions count as zeros in the mean: divide by the number of masked ones.":
+            (squared.mean(2) * masked).mean(),
+        "Each clip has its own mean here; wanted one mean over all masked positions.":
+            ((squared.mean(2) * masked).sum(1) / masked.sum(1)).mean(),
+        "The square is missing.": apart.abs().mean(),
+        "This is the distance, not its square.": apart.norm(dim=1).mean(),
+        "This is the root of the mean square.": squared[masked].mean().sqrt(),
+    }, "one number")  # fmt: skip
+    if said == RIGHT and found.requires_grad and torch.autograd.grad(found, teacher, allow_unused=True)[0] is not None:
+        return "The value is right, but the teacher gets a gradient too: detach its hidden states."
+    return said
