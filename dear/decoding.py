@@ -24,6 +24,7 @@ def decode(
     guidance_schedule: str = "constant",
     sampling_steps: int = 1,
     temperature: float = 1.0,
+    temperature_schedule: str = "constant",
     pooled: Tensor | None = None,
     order: Tensor | None = None,
     callback: Callable[[int, Tensor], None] | None = None,
@@ -39,11 +40,14 @@ def decode(
     equal tokens.  num_inference_steps: 1 to N.  decoding_schedule: "cosine" or "linear".
     guidance_scale: w >= 0, 1 is no guidance and half the work.
     guidance_schedule: "constant", or "linear": from 1 to w with the share of tokens placed (MAR, EAR).
-    sampling_steps: passes of the head per token, 1 for energy, 100 for diffusion.  temperature: factor on the
-    noise that the head starts from.  order: (B, N), a permutation in each row, None: random.
+    sampling_steps: passes of the head per token, 1 for energy, 100 for diffusion.
+    temperature: factor on the noise that a one-step head starts from, or on that of every reverse step of a diffusion.
+    temperature_schedule: "constant", or "linear": from `temperature` to 1 with the share of tokens placed, so that the
+    first tokens, which all others follow and for which least is known, are drawn nearer to their mode.
+    order: (B, N), a permutation in each row, None: random.
     callback: called after each iteration with its index and what is still masked, (B, N) bool.
     """
-    _check(guidance_scale, guidance, guidance_schedule, temperature)
+    _check(guidance_scale, guidance, guidance_schedule, temperature, temperature_schedule)
     batch, count, width = len(text), backbone.config.tokens, backbone.config.token_dim
     shares = masking.decoding_schedule(decoding_schedule, num_inference_steps, count)
     fresh = {"generator": generator, "device": text.device}
@@ -52,7 +56,7 @@ def decode(
     elif not torch.equal(order.sort(dim=1).values.cpu(), torch.arange(count).expand(batch, -1)):
         raise ValueError(f"order must be ({batch}, {count}) with every position once in each row")
     noise_dim = getattr(objective, "noise_dim", None) or width
-    noise = temperature * torch.randn(batch, count, noise_dim, dtype=text.dtype, **fresh)
+    noise = torch.randn(batch, count, noise_dim, dtype=text.dtype, **fresh)
 
     tokens = text.new_zeros(batch, count, width)
     masked = torch.ones(batch, count, dtype=torch.bool, device=text.device)
@@ -64,7 +68,9 @@ def decode(
         pooled = None if pooled is None else pooled.repeat(2, 1)
     placed = 0
     for iteration, share in enumerate(shares):
-        here = order[:, placed : placed + share]
+        here, warmth = order[:, placed : placed + share], temperature
+        if temperature_schedule == "linear":
+            warmth = temperature + (1 - temperature) * placed / count
         placed += share
         w = guidance_scale
         if guidance_schedule == "linear":
@@ -78,7 +84,12 @@ def decode(
             net, cond = head, w * branches[0] + (1 - w) * branches[1]
         else:
             net, cond = guided(head, w), torch.cat(branches, dim=-1)
-        drawn = objective.sample(net, cond, noise[rows, here].flatten(0, 1), sampling_steps, generator)
+        start, drawer = noise[rows, here].flatten(0, 1), objective
+        if hasattr(objective, "cooled"):
+            drawer = objective.cooled(warmth)
+        else:
+            start = warmth * start
+        drawn = drawer.sample(net, cond, start, sampling_steps, generator)
         tokens[rows, here] = drawn.view(batch, share, width)
         masked[rows, here] = False
         if callback is not None:
@@ -100,12 +111,15 @@ def guided(net: Callable[..., Tensor], w: float) -> Callable[..., Tensor]:
     return net_with_guidance
 
 
-def _check(guidance_scale: float, guidance: str, guidance_schedule: str, temperature: float) -> None:
+def _check(
+    guidance_scale: float, guidance: str, guidance_schedule: str, temperature: float, temperature_schedule: str
+) -> None:
     if not 0 <= guidance_scale < float("inf"):
         raise ValueError(f"guidance_scale must be a number >= 0 (1 is no guidance), got {guidance_scale}")
     if guidance not in ("hidden", "prediction"):
         raise ValueError(f"guidance must be 'hidden' or 'prediction', got {guidance!r}")
-    if guidance_schedule not in ("constant", "linear"):
-        raise ValueError(f"guidance_schedule must be 'constant' or 'linear', got {guidance_schedule!r}")
+    for name, schedule in (("guidance", guidance_schedule), ("temperature", temperature_schedule)):
+        if schedule not in ("constant", "linear"):
+            raise ValueError(f"{name}_schedule must be 'constant' or 'linear', got {schedule!r}")
     if temperature < 0:
         raise ValueError(f"temperature must be >= 0, got {temperature}")

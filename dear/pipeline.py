@@ -49,6 +49,8 @@ class Settings:
     guidance_schedule: str = "constant"
     num_inference_steps: int = 16
     sampling_steps: int = 1
+    temperature: float = 1.0
+    temperature_schedule: str = "constant"
     objective_arguments: dict = field(default_factory=dict)
 
 

@@ -127,13 +127,14 @@ def _student(shop: Workshop, judge: Judge, key: dict) -> dict:
 def ways_to_draw() -> list[dict]:
     """The settings of the study of guidance: a grid of iterations and scale, then one change at a time."""
     usual = {"num_inference_steps": 16, "decoding_schedule": "cosine", "guidance": "own",
-             "guidance_schedule": "constant", "temperature": 1.0}
+             "guidance_schedule": "constant", "temperature": 1.0, "temperature_schedule": "constant"}
     grid = [usual | {"num_inference_steps": n, "guidance_scale": w} for n in ITERATIONS for w in SCALES]
     for change in ({"guidance": "other"}, {"guidance_schedule": "linear"}):
         grid += [usual | change | {"guidance_scale": w} for w in SCALES[1:]]
     usual |= {"guidance_scale": 2.0}
     grid += [usual | {"decoding_schedule": "linear", "num_inference_steps": n} for n in (4, 8, 16)]
-    return grid + [usual | {"temperature": t} for t in (0.0, 0.5, 0.8)]
+    grid += [usual | {"temperature": t} for t in (0.0, 0.5, 0.8)]
+    return grid + [usual | {"temperature": t, "temperature_schedule": "linear"} for t in (0.0, 0.5, 0.8)]
 
 
 def study_guidance(models: Path, record: Path, *, captions: int, names: tuple[str, ...] = tuple(MODELS),
@@ -155,8 +156,6 @@ def study_guidance(models: Path, record: Path, *, captions: int, names: tuple[st
             own = pipe.settings.guidance
             place = own if way["guidance"] == "own" else {"hidden": "prediction", "prediction": "hidden"}[own]
             options = MODELS[name] | way | {"guidance": place}
-            if hasattr(pipe.objective, "temperature"):  # of every reverse step; a diffusion forgets its first noise
-                pipe.objective.temperature = way["temperature"]
             found = judge(pipe, **options) | {"spread": judge.spread(pipe, max(1, captions // 8), **options)}
             lines.append(key | {"place": place} | found | {"seconds": round(time.monotonic() - began, 1)} | origin())
             if progress:

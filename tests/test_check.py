@@ -470,3 +470,19 @@ def test_cka(said, answer):
 ])  # fmt: skip
 def test_the_hidden_loss(said, answer):
     assert said in check.hidden_loss(answer)
+
+
+@pytest.mark.parametrize(("said", "answer"), [
+    (check.RIGHT, lambda a, b, w: b + w * (a - b)),
+    (check.RIGHT, lambda a, b, w: torch.lerp(b, a, w)),
+    ("swapped", lambda a, b, w: a + w * (b - a)),
+    ("where 0 is no guidance", lambda a, b, w: (1 + w) * a - w * b),
+    ("h_no_text itself is missing", lambda a, b, w: w * (a - b)),
+    ("must sum to 1", lambda a, b, w: w * a + (1 + w) * b),
+    ("its weight is 1 - w", lambda a, b, w: w * a),
+    ("w is not used", lambda a, b, w: a),
+    ("one h for each token", lambda a, b, w: (w * a + (1 - w) * b).mean(0)),
+    ("no mistake known", lambda a, b, w: (a + b) / 2),
+])  # fmt: skip
+def test_guidance_on_h(said, answer):
+    assert said in check.guide_hidden(answer)

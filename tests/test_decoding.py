@@ -174,6 +174,31 @@ def test_without_noise_and_with_a_given_order_a_clip_does_not_depend_on_its_batc
         torch.testing.assert_close(alone[0], together[row])
 
 
+def test_a_linear_temperature_warms_up_with_the_share_placed(world):
+    order = torch.stack([torch.randperm(N, generator=gen(s)) for s in (1, 2)])
+    options = {"head": lambda noise, cond: noise, "order": order, "num_inference_steps": 3, "guidance_scale": 1.0}
+    noise = draw(world, **options)
+    cool = draw(world, temperature=0.5, temperature_schedule="linear", **options)
+    placed = 0
+    for share in decoding_schedule("cosine", 3, N):
+        for row in range(2):
+            here = order[row, placed : placed + share]
+            torch.testing.assert_close(cool[row, here], (0.5 + 0.5 * placed / N) * noise[row, here])
+        placed += share
+    assert torch.equal(draw(world, temperature=1.0, temperature_schedule="linear", **options), noise)
+
+
+def test_temperature_cools_the_reverse_steps_of_a_diffusion_and_not_its_first_noise(world):
+    warm, cold = Diffusion(train_steps=20), Diffusion(train_steps=20, temperature=0.25)
+    options = {"head": world.diffusion, "sampling_steps": 4, "guidance": "prediction"}
+    expected = draw(world, objective=cold, **options)
+    torch.testing.assert_close(draw(world, objective=warm, temperature=0.25, **options), expected)
+    assert warm.temperature == 1.0
+    half = Diffusion(train_steps=20, temperature=0.5)
+    torch.testing.assert_close(draw(world, objective=half, temperature=0.5, **options), expected)
+    assert (draw(world, objective=warm, **options) - expected).abs().max() > 1e-3
+
+
 def test_every_token_has_noise_of_its_own(world):
     # A head that returns its noise: two tokens that share it would be equal.
     tokens = draw(world, head=lambda noise, cond: noise, num_inference_steps=5)
@@ -197,6 +222,7 @@ def test_bad_arguments(world):
         ("guidance must be", {"guidance": "both"}),
         ("guidance_schedule", {"guidance_schedule": "cosine"}),
         ("temperature", {"temperature": -0.1}),
+        ("temperature_schedule", {"temperature_schedule": "cosine"}),
         ("order must be", {"order": twice}),
         ("order must be", {"order": twice[:1]}),
         ("one pass", {"sampling_steps": 100}),

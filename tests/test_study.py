@@ -113,11 +113,13 @@ def test_mean_distance_is_that_of_scipy():
 
 def test_every_way_to_draw_is_another_and_changes_one_thing_from_the_grid():
     ways = study.ways_to_draw()
-    assert len({tuple(sorted(way.items())) for way in ways}) == len(ways) == 30 + 8 + 3 + 3
-    usual = {"decoding_schedule": "cosine", "guidance": "own", "guidance_schedule": "constant", "temperature": 1.0}
+    assert len({tuple(sorted(way.items())) for way in ways}) == len(ways) == 30 + 8 + 3 + 3 + 3
+    usual = {"decoding_schedule": "cosine", "guidance": "own", "guidance_schedule": "constant", "temperature": 1.0,
+             "temperature_schedule": "constant"}
     for way in ways[30:]:
         changed = [name for name, value in usual.items() if way[name] != value]
-        assert len(changed) == 1 and (way["num_inference_steps"] == 16 or changed == ["decoding_schedule"])
+        assert changed in ([name] for name in usual) or changed == ["temperature", "temperature_schedule"]
+        assert (way["num_inference_steps"] == 16 or changed == ["decoding_schedule"])
         assert usual | {n: way[n] for n in ("num_inference_steps", "guidance_scale")} in ways[:30]
 
 

@@ -12,7 +12,7 @@ from dear.check.plane import (
     pseudo_huber,
     shortcut_target,
 )
-from dear.check.sound import adaln_block, attention, cka, head_loss, hidden_loss, kl, log_mel, patchify
+from dear.check.sound import adaln_block, attention, cka, guide_hidden, head_loss, hidden_loss, kl, log_mel, patchify
 
 __all__ = [
     "RIGHT",
@@ -23,6 +23,7 @@ __all__ = [
     "energy_loss",
     "energy_score",
     "flow_loss",
+    "guide_hidden",
     "head_loss",
     "hidden_loss",
     "jump",

@@ -218,3 +218,18 @@ def hidden_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     if said == RIGHT and found.requires_grad and torch.autograd.grad(found, teacher, allow_unused=True)[0] is not None:
         return "The value is right, but the teacher gets a gradient too: detach its hidden states."
     return said
+
+
+def guide_hidden(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Judge answer(h_text (R, C), h_no_text (R, C), w) -> (R, C): the h of guidance w, where 1 is none."""
+    a, b = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    w = 3.0
+    return judge(answer(a, b, w), {
+        RIGHT: w * a + (1 - w) * b,
+        "The two are swapped: guidance pushes towards the text.": w * b + (1 - w) * a,
+        "This is h_text + w (h_text - h_no_text), the convention where 0 is no guidance; wanted 1.": a + w * (a - b),
+        "h_no_text itself is missing: add the push w (h_text - h_no_text) to it.": w * (a - b),
+        "The weights must sum to 1, so that w = 1 gives h_text: h_no_text has 1 - w.": w * a + (1 + w) * b,
+        "h_no_text is missing: its weight is 1 - w.": w * a,
+        "w is not used.": a,
+    }, "one h for each token")  # fmt: skip

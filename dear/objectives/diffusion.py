@@ -1,5 +1,6 @@
 """Denoising diffusion: learn to tell the noise in a noisy token, and draw by removing it step by step."""
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -66,6 +67,12 @@ class Diffusion:
         wanted = noise if self.prediction == "epsilon" else signal * noise - sigma * x
         predicted = net(noisy, cond, index.to(x) / self.train_steps)
         return (predicted - wanted).square().mean(dim=-1).view(self.repeats, rows).mean(dim=0)
+
+    def cooled(self, temperature: float) -> "Diffusion":
+        """The same objective, the noise of whose reverse steps is multiplied by `temperature` once more."""
+        other = copy.copy(self)
+        other.temperature = self.temperature * temperature
+        return other
 
     def sample(
         self,
