@@ -71,7 +71,7 @@ def test_draws_are_the_guided_teachers(teacher, latents, tmp_path):
 
 def test_they_are_made_once_and_anew_for_another_teacher_setting_or_data(teacher, latents, tmp_path, monkeypatch):
     made, draw = [], module._draw
-    monkeypatch.setattr(module, "_draw", lambda *given: made.append(len(given[2])) or draw(*given))
+    monkeypatch.setattr(module, "_draw", lambda *given: made.append(len(given[3])) or draw(*given))
 
     def again(**changes):
         return teacher_draws(teacher, latents, tmp_path / "draws", **{"sampling_steps": 2, "progress": False} | changes)
@@ -86,8 +86,10 @@ def test_they_are_made_once_and_anew_for_another_teacher_setting_or_data(teacher
         teacher.head.out.bias += 1
     again(seed=1, guidance_scale=3.0)
     latents.mean[0] += 1
-    again(seed=1, guidance_scale=3.0)
+    warm = again(seed=1, guidance_scale=3.0)
     assert len(made) == 10
+    cold = again(seed=1, guidance_scale=3.0, temperature=0.0)
+    assert len(made) == 12 and torch.equal(cold.masked, warm.masked) and not torch.equal(cold.tokens, warm.tokens)
 
 
 def test_training_takes_the_masks_that_are_given(teacher):

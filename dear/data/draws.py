@@ -32,16 +32,16 @@ class Draws:
 
 @torch.no_grad()
 def teacher_draws(
-    teacher, latents: Latents, path: Path, *, guidance_scale: float = 2.0, sampling_steps: int = 25, seed: int = 0,
-    progress: bool = True,
+    teacher, latents: Latents, path: Path, *, guidance_scale: float = 2.0, temperature: float = 1.0,
+    sampling_steps: int = 25, seed: int = 0, progress: bool = True,
 ) -> Draws:
     """One training mask a clip, and one draw of `teacher`, a TextToAudio, for each unknown token of it.
 
-    The teacher is guided as IMPACT guides (out = out_uncond + w (out_cond - out_uncond)), each clip's batch has a
-    generator of its own. Read from `path` if the file is there and its fingerprint fits the teacher's weights, the
+    The teacher is guided as IMPACT guides (out = out_uncond + w (out_cond - out_uncond)), `temperature` multiplies the
+    noise of its reverse steps, and each clip's batch has a generator of its own. Read from `path` if the file is there and its fingerprint fits the teacher's weights, the
     latents and the settings; made and written anew if not.
     """
-    digest = hashlib.sha256(repr((guidance_scale, sampling_steps, seed, CLASSROOM_LAW)).encode())
+    digest = hashlib.sha256(repr((guidance_scale, temperature, sampling_steps, seed, CLASSROOM_LAW)).encode())
     weights = [v for part in (teacher.text, teacher.backbone, teacher.head) for v in part.state_dict().values()]
     for value in (*weights, latents.mean[:: max(1, len(latents) // 16)]):
         digest.update(value.cpu().contiguous().numpy().tobytes())
@@ -54,13 +54,16 @@ def teacher_draws(
     for start in tqdm(range(0, len(latents), BATCH), f"drawing the teacher's tokens into {path}", disable=not progress):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
         indices = torch.arange(start, min(start + BATCH, len(latents)))
-        found.append(_draw(teacher, latents, indices, guidance_scale, sampling_steps, generator))
+        objective = teacher.objective.cooled(temperature)
+        found.append(_draw(teacher, objective, latents, indices, guidance_scale, sampling_steps, generator))
     tokens, masked = (torch.cat(parts) for parts in zip(*found, strict=True))
     write_tensors(path, {"tokens": tokens, "masked": masked}, {"fingerprint": digest.hexdigest()})
     return Draws(tokens, masked, list(latents.captions))
 
 
-def _draw(teacher, latents: Latents, indices: Tensor, scale: float, steps: int, generator: torch.Generator):
+def _draw(
+    teacher, objective, latents: Latents, indices: Tensor, scale: float, steps: int, generator: torch.Generator
+):
     """Tokens (B, N, D) in float16 and masks (B, N) of some clips."""
     tokens = latents.draw(indices, generator)
     batch, count, width = tokens.shape
@@ -70,5 +73,5 @@ def _draw(teacher, latents: Latents, indices: Tensor, scale: float, steps: int, 
     h = [teacher.backbone(tokens, masked, text, words, drop)[masked] for drop in dropped]
     noise = torch.randn(int(masked.sum()), width, generator=generator)
     net = guided(teacher.head, scale)
-    tokens[masked] = teacher.objective.sample(net, torch.cat(h, dim=1), noise, steps, generator)
+    tokens[masked] = objective.sample(net, torch.cat(h, dim=1), noise, steps, generator)
     return tokens.half(), masked
