@@ -9,6 +9,7 @@ from dear.data.soundworld import SoundWorld
 from dear.pipeline import TextToAudio
 from dear.recipes import Workshop, train_student, train_teacher, train_text, train_vae
 from dear.text import TextConfig, TextEncoder
+from dear.training import TrainConfig
 
 
 class Data:
@@ -27,10 +28,11 @@ class Data:
 class Spy(Workshop):
     """Trains nothing, and keeps what would have been trained."""
 
-    seen = {}
+    seen, ends = {}, {}
 
-    def train(self, module, loss, items, config, name):
+    def train(self, module, loss, items, config, name, stop_after=None):
         self.seen[name] = (module, loss, items, config)
+        self.ends.setdefault(name, []).append((stop_after, loss))
         return module.eval()
 
 
@@ -65,7 +67,22 @@ def test_the_teacher_starts_from_the_pretrained_text_and_learns_all_of_it(shop, 
     told = loss_arguments(shop, "teacher", monkeypatch)
     assert told["teacher"] is None and told["objective"].prediction == "v" and told["objective"].repeats == 1
     stored = TextToAudio.from_pretrained(shop.out / "teacher")
+    assert (stored.settings.temperature, stored.settings.temperature_schedule) == (recipes.COOL, "linear")
     assert stored.settings.objective_arguments == recipes.TARGET and stored.objective.prediction == "v"
+
+
+def test_after_its_restart_a_teacher_sees_more_hidden(shop, monkeypatch):
+    shop.ends.pop("teacher")
+    train_teacher(shop)
+    (until, first), (end, second) = shop.ends.pop("teacher")
+    assert until == recipes.TEACHER.restart > 0 and end is None
+    told = []
+    monkeypatch.setattr(recipes, "training_loss", lambda *given, **named: told.append(named.get("mask_law")))
+    for loss in (first, second):
+        loss(shop.seen["teacher"][0], torch.tensor([1, 5]), torch.Generator().manual_seed(0))
+    assert told == [None, recipes.LATE_LAW]
+    train_teacher(shop, TrainConfig(steps=5))  # without a restart there is one law
+    assert [stop for stop, _ in shop.ends["teacher"]] == [None]
 
 
 def test_a_student_starts_from_the_teacher_and_keeps_its_text(shop, monkeypatch):
@@ -130,7 +147,7 @@ def test_a_guided_student_learns_the_teachers_draws_and_wants_less_guidance(shop
 
     monkeypatch.setattr(recipes, "teacher_draws", made)
     folder = train_student(shop, name="guided", guided=2.5)
-    assert asked["guidance_scale"] == 2.5 and asked["path"].parent == shop.runs
+    assert asked["guidance_scale"] == 2.5 and asked["temperature"] == recipes.COOL and asked["path"].parent == shop.runs
     assert same(asked["teacher"].backbone, TextToAudio.from_pretrained(shop.out / "teacher").backbone)
     told = loss_arguments(shop, "guided", monkeypatch)
     assert torch.equal(told["masked"], draws.masked[[1, 5]])

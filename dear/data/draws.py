@@ -38,8 +38,8 @@ def teacher_draws(
     """One training mask a clip, and one draw of `teacher`, a TextToAudio, for each unknown token of it.
 
     The teacher is guided as IMPACT guides (out = out_uncond + w (out_cond - out_uncond)), `temperature` multiplies the
-    noise of its reverse steps, and each clip's batch has a generator of its own. Read from `path` if the file is there and its fingerprint fits the teacher's weights, the
-    latents and the settings; made and written anew if not.
+    noise of its reverse steps, and each clip's batch has a generator of its own. Read from `path` if the file is there
+    and its fingerprint fits the teacher's weights, the latents and the settings; made and written anew if not.
     """
     digest = hashlib.sha256(repr((guidance_scale, temperature, sampling_steps, seed, CLASSROOM_LAW)).encode())
     weights = [v for part in (teacher.text, teacher.backbone, teacher.head) for v in part.state_dict().values()]
