@@ -39,11 +39,12 @@ def decode(
     text, text_mask, pooled: as MaskedTransformer takes them.  generator: on the device of text; equal seeds give
     equal tokens.  num_inference_steps: 1 to N.  decoding_schedule: "cosine" or "linear".
     guidance_scale: w >= 0, 1 is no guidance and half the work.
-    guidance_schedule: "constant", or "linear": from 1 to w with the share of tokens placed (MAR, EAR).
+    guidance_schedule: "constant", or "linear": rising from 1, with the share of tokens that stand after the iteration,
+    to w in the last one (MAR, EAR).
     sampling_steps: passes of the head per token, 1 for energy, 100 for diffusion.
     temperature: factor on the noise that a one-step head starts from, or on that of every reverse step of a diffusion.
-    temperature_schedule: "constant", or "linear": from `temperature` to 1 with the share of tokens placed, so that the
-    first tokens, which all others follow and for which least is known, are drawn nearer to their mode.
+    temperature_schedule: "constant", or "linear": `temperature` in the first iteration, from there towards 1 with the
+    share of tokens that stood before, so that the first tokens, which all others follow, are drawn nearer their mode.
     order: (B, N), a permutation in each row, None: random.
     callback: called after each iteration with its index and what is still masked, (B, N) bool.
     """
@@ -121,5 +122,5 @@ def _check(
     for name, schedule in (("guidance", guidance_schedule), ("temperature", temperature_schedule)):
         if schedule not in ("constant", "linear"):
             raise ValueError(f"{name}_schedule must be 'constant' or 'linear', got {schedule!r}")
-    if temperature < 0:
-        raise ValueError(f"temperature must be >= 0, got {temperature}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be a number >= 0, got {temperature}")

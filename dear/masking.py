@@ -8,8 +8,6 @@ from torch import Tensor
 # Low, mean and std of the share of unknown tokens. IMPACT's (0.7, 1.0, 0.25) leaves 34 of its 256 tokens known on
 # average, but only 4 of the classroom's 32.
 CLASSROOM_LAW = (0.0, 1.0, 0.3)
-# Share of tokens still unknown after a share u of the decoding iterations.
-_UNKNOWN = {"cosine": lambda u: math.cos(math.pi / 2 * u), "linear": lambda u: 1 - u}
 
 
 def sample_mask_ratios(
@@ -49,18 +47,19 @@ def training_mask(
 def decoding_schedule(kind: str, steps: int, tokens: int) -> list[int]:
     """How many tokens each of `steps` decoding iterations places: sum `tokens`, at least one each.
 
-    After iteration t (1..steps) floor(share(t/steps) tokens) are still unknown, clamped as MAR does it, to
-    max(1, min(unknown - 1, .)), until the last places what is left. kind: "cosine", share(u) = cos(pi/2 u): few at
-    first (MAR, MaskGIT), or "linear", share(u) = 1 - u: as many in each.  steps: 1 to tokens, more is an error.
+    After iteration t (1..steps) floor(share(t/steps) tokens) are still unknown, but at least one less than before (MAR)
+    and at least one for each iteration that is left. kind: "cosine", share(u) = cos(pi/2 u): few at first (MAR,
+    MaskGIT), or "linear", share(u) = 1 - u: as many in each.  steps: 1 to tokens, more is an error.
     """
-    if kind not in _UNKNOWN:
-        raise ValueError(f"the decoding schedule must be one of {', '.join(_UNKNOWN)}, got {kind!r}")
+    if kind not in ("cosine", "linear"):
+        raise ValueError(f"the decoding schedule must be one of cosine, linear, got {kind!r}")
     if not 1 <= steps <= tokens:
         raise ValueError(f"steps must lie in 1..{tokens} (every iteration places a token), got {steps}")
     unknown = [tokens]
     for t in range(1, steps):
-        wanted = math.floor(_UNKNOWN[kind](t / steps) * tokens)
-        unknown.append(max(1, min(unknown[-1] - 1, wanted)))
+        share = math.cos(math.pi / 2 * t / steps) * tokens
+        wanted = math.floor(share) if kind == "cosine" else tokens * (steps - t) // steps
+        unknown.append(max(steps - t, min(unknown[-1] - 1, wanted)))
     unknown.append(0)
     return [before - after for before, after in zip(unknown, unknown[1:], strict=False)]
 

@@ -222,6 +222,7 @@ def test_bad_arguments(world):
         ("guidance must be", {"guidance": "both"}),
         ("guidance_schedule", {"guidance_schedule": "cosine"}),
         ("temperature", {"temperature": -0.1}),
+        ("temperature", {"temperature": float("nan")}),
         ("temperature_schedule", {"temperature_schedule": "cosine"}),
         ("order must be", {"order": twice}),
         ("order must be", {"order": twice[:1]}),

@@ -31,7 +31,7 @@ def test_random_mask_hides_exactly_its_count_of_every_row_and_any_position_equal
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
-@pytest.mark.parametrize("tokens", [1, 2, 32, 256])
+@pytest.mark.parametrize("tokens", [*range(1, 65), 256])
 def test_schedule_places_every_token_and_at_least_one_an_iteration(tokens, kind):
     for steps in range(1, tokens + 1):
         placed = decoding_schedule(kind, steps, tokens)
