@@ -191,10 +191,7 @@ def train_student(
     }  # fmt: skip
     model = _fit(shop, model, objective, latents, config, name, **distillation)
     shared = {"backbone": "../teacher/backbone"} if freeze else {}
-    chosen = {"guidance_scale": 2.0} if guided is None else {
-        "guidance_scale": 1.5, "temperature": 0.5, "temperature_schedule": "linear",
-    }  # fmt: skip
-    settings = Settings(objective_arguments=NOISE, **chosen)
+    settings = Settings(guidance_scale=2.0 if guided is None else 1.5, objective_arguments=NOISE)
     return _save(shop, model, vae, settings, name, shared)
 
 
