@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +17,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @contextmanager
 def beside(path: Path):
-    """Name of a draft to write, renamed to `path` at the end of the block, or removed if the block failed."""
+    """Name of a draft file or folder, renamed to `path` at the end of the block, or removed if the block failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield draft
         os.replace(draft, path)
     finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
         draft.unlink(missing_ok=True)
 
 

@@ -100,12 +100,15 @@ class TextToAudio:
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, shared: dict[str, str] | None = None
     ) -> None:
-        """Save all parts and settings; model.json comes last, so that a half-saved folder is no model.
+        """Save all parts and settings; model.json goes first and comes last, so that a half-saved folder is no model.
 
         `dtype` is that of the stored weights. `shared` names parts that already lie elsewhere, as paths relative to
         `folder` (for example {"vae": "../vae"}), which are then referred to, not copied.
         """
         folder, paths = Path(folder), {}
+        if unknown := set(shared or {}) - set(_PARTS):
+            raise ValueError(f"shared may name {', '.join(_PARTS)}, got {', '.join(sorted(unknown))}")
+        (folder / "model.json").unlink(missing_ok=True)
         for part in _PARTS:
             paths[part] = (shared or {}).get(part, part)
             if paths[part] == part:

@@ -164,10 +164,11 @@ def held_back_interrupt():
     """Hold back the first ctrl-C, so that the step under way is finished; a second one stops at once.
 
     Gives a function that says whether there was one. Outside the main thread, which alone gets signals, it holds
-    nothing back.
+    nothing back; nor does it where ctrl-C is ignored, as in the background jobs of a script.
     """
     seen = []
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 

@@ -455,7 +455,9 @@ def test_cka(said, answer):
 @pytest.mark.parametrize(("said", "answer"), [
     (check.RIGHT, lambda s, t, m: (s - t.detach())[m].square().mean()),
     (check.RIGHT, lambda s, t, m: hidden_state_loss([s], [t], m)),
-    ("detach", lambda s, t, m: (s - t)[m].square().mean()),
+    ("teacher gets a gradient too", lambda s, t, m: (s - t)[m].square().mean()),
+    ("student gets no gradient", lambda s, t, m: (s.detach() - t)[m].square().mean()),
+    ("student gets no gradient", lambda s, t, m: (s - t)[m].square().mean().detach()),
     ("mean over all positions", lambda s, t, m: (s - t).square().mean()),
     ("that are known", lambda s, t, m: (s - t)[~m].square().mean()),
     ("summed over the width", lambda s, t, m: (s - t)[m].square().sum(-1).mean()),

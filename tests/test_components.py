@@ -107,3 +107,11 @@ def test_tensors_are_stored_detached_and_whole(tmp_path):
     view = torch.arange(6.0, requires_grad=True).view(2, 3).T
     components.write_tensors(tmp_path / "deep" / "x.safetensors", {"view": view}, {"seed": "7"})
     assert torch.equal(load_file(tmp_path / "deep" / "x.safetensors")["view"], view)
+
+
+def test_a_draft_folder_is_removed_when_its_block_fails(tmp_path):
+    with pytest.raises(KeyboardInterrupt), components.beside(tmp_path / "folder") as draft:
+        draft.mkdir()
+        (draft / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())

@@ -194,6 +194,9 @@ def test_temperature_cools_the_reverse_steps_of_a_diffusion_and_not_its_first_no
     expected = draw(world, objective=cold, **options)
     torch.testing.assert_close(draw(world, objective=warm, temperature=0.25, **options), expected)
     assert warm.temperature == 1.0
+    one = options | {"num_inference_steps": 1}  # a ramp begins at its temperature
+    ramp = draw(world, objective=warm, temperature=0.25, temperature_schedule="linear", **one)
+    torch.testing.assert_close(ramp, draw(world, objective=cold, **one))
     half = Diffusion(train_steps=20, temperature=0.5)
     torch.testing.assert_close(draw(world, objective=half, temperature=0.5, **options), expected)
     assert (draw(world, objective=warm, **options) - expected).abs().max() > 1e-3

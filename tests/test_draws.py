@@ -92,6 +92,37 @@ def test_they_are_made_once_and_anew_for_another_teacher_setting_or_data(teacher
     assert len(made) == 12 and torch.equal(cold.masked, warm.masked) and not torch.equal(cold.tokens, warm.tokens)
 
 
+@pytest.mark.parametrize("change", [
+    lambda teacher, latents: latents.std.mul_(50),
+    lambda teacher, latents: latents.mean[1].add_(9),  # one clip of many
+    lambda teacher, latents: latents.captions.__setitem__(1, "a hiss"),
+    lambda teacher, latents: teacher.text.positions.data.add_(1),
+    lambda teacher, latents: teacher.backbone.text_in.weight.data.add_(1),
+    lambda teacher, latents: setattr(teacher, "objective", Diffusion(schedule="linear")),
+    lambda teacher, latents: setattr(teacher, "objective", Diffusion(clip=3.0)),
+])  # fmt: skip
+def test_draws_are_stale_once_anything_changed_that_they_were_made_from(teacher, latents, tmp_path, change):
+    teacher.objective, latents.captions = Diffusion(), list(latents.captions)
+
+    def made() -> int:
+        """Which file holds the draws."""
+        teacher_draws(teacher, latents, tmp_path / "draws", sampling_steps=1, progress=False)
+        return (tmp_path / "draws").stat().st_ino  # written beside and renamed: another file
+
+    first = made()
+    assert made() == first
+    with torch.no_grad():
+        change(teacher, latents)
+    assert made() != first
+
+
+def test_bad_settings_are_refused_before_anything_is_drawn(teacher, latents, tmp_path):
+    for bad in ({"guidance_scale": float("nan")}, {"guidance_scale": -3.0}, {"temperature": -1.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a number >= 0"):
+            teacher_draws(teacher, latents, tmp_path / "draws", progress=False, **bad)
+    assert not (tmp_path / "draws").exists()
+
+
 def test_training_takes_the_masks_that_are_given(teacher):
     tokens = torch.randn(3, 6, 4)
     masked = torch.tensor([[True] * 6, [True] + [False] * 5, [False] * 5 + [True]])

@@ -74,6 +74,35 @@ def test_the_same_seed_gives_the_same_sound(pipe):
     assert torch.equal(torch.get_rng_state(), state)  # the generator is all that is used
 
 
+@pytest.mark.parametrize("change", [
+    {"temperature": 0.0}, {"temperature": 0.2, "temperature_schedule": "linear"},
+    {"guidance_schedule": "linear"}, {"guidance": "prediction"}, {"guidance_scale": 1.5}, {"num_inference_steps": 3},
+])  # fmt: skip
+def test_what_a_model_stores_is_how_it_draws(pipe, change):
+    other = TextToAudio(pipe.text, pipe.backbone, pipe.head, pipe.vae, replace(pipe.settings, **change))
+    mine = other.tokens(["a low bell"], gen())
+    torch.testing.assert_close(mine, pipe.tokens(["a low bell"], gen(), **change))
+    assert not torch.equal(mine, pipe.tokens(["a low bell"], gen()))
+
+
+def test_a_folder_that_was_overwritten_by_halves_is_no_model(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path)
+    write = components.write_tensors
+
+    def full(path, *given):
+        if path.parent.name == "head":
+            raise OSError("no space left")
+        write(path, *given)
+
+    monkeypatch.setattr(components, "write_tensors", full)
+    with pytest.raises(OSError, match="no space"):
+        tiny(seed=1).save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model\.json"):
+        TextToAudio.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="shared may name text, vae, backbone, head, got txt"):
+        pipe.save_pretrained(tmp_path, shared={"txt": "../text"})
+
+
 def test_prompts_vary_slowest(pipe):
     asked = []
 

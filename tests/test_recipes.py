@@ -135,6 +135,9 @@ def test_with_freeze_the_head_alone_learns_and_the_backbone_is_the_teachers_on_d
     assert same(student.backbone, master.backbone)
     with pytest.raises(ValueError, match="must learn"):
         train_student(shop, name="neither", freeze=True, from_scratch=True)
+    for name in ("teacher", "vae", "a/b", ".."):
+        with pytest.raises(ValueError, match="student's name must be"):
+            train_student(shop, name=name)
 
 
 def test_a_guided_student_learns_the_teachers_draws_and_wants_less_guidance(shop, monkeypatch):

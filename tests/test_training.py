@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dear.training import TrainConfig, batch_indices, optimizers, rate, train
+from dear.training import TrainConfig, batch_indices, held_back_interrupt, optimizers, rate, train
 
 CONFIG = TrainConfig(steps=40, batch_size=4, learning_rate=1e-2, warmup=5, checkpoint_every=3, log_every=4)
 MUON = replace(CONFIG, muon=5e-3)  # the two weight matrices by Muon, the two biases by AdamW
@@ -371,3 +371,13 @@ def test_bad_settings():
         TrainConfig(muon=-1)
     with pytest.raises(ValueError, match="items must be at least 1, got 0"):
         train(network(), loss, 0, CONFIG, "nowhere")
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_back_interrupt() as interrupted:
+            signal.raise_signal(signal.SIGINT)
+            assert not interrupted()
+    finally:
+        signal.signal(signal.SIGINT, before)

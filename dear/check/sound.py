@@ -215,9 +215,14 @@ def hidden_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
         "This is the distance, not its square.": apart.norm(dim=1).mean(),
         "This is the root of the mean square.": squared[masked].mean().sqrt(),
     }, "one number")  # fmt: skip
-    if said == RIGHT and found.requires_grad and torch.autograd.grad(found, teacher, allow_unused=True)[0] is not None:
+    if said != RIGHT:
+        return said
+    reached = torch.autograd.grad(found, (student, teacher), allow_unused=True) if found.requires_grad else (None, None)
+    if reached[0] is None:
+        return "The value is right, but the student gets no gradient: detach the teacher's hidden states, not its own."
+    if reached[1] is not None:
         return "The value is right, but the teacher gets a gradient too: detach its hidden states."
-    return said
+    return RIGHT
 
 
 def guide_hidden(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str:

@@ -41,9 +41,14 @@ def teacher_draws(
     noise of its reverse steps, and each clip's batch has a generator of its own. Read from `path` if the file is there
     and its fingerprint fits the teacher's weights, the latents and the settings; made and written anew if not.
     """
-    digest = hashlib.sha256(repr((guidance_scale, temperature, sampling_steps, seed, CLASSROOM_LAW)).encode())
+    for name, value in (("guidance_scale", guidance_scale), ("temperature", temperature)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be a number >= 0, got {value}")
+    objective = teacher.objective.cooled(temperature)
+    known = {k: v for k, v in vars(objective).items() if not torch.is_tensor(v)}  # the tensors follow from these
+    digest = hashlib.sha256(repr((guidance_scale, sampling_steps, seed, CLASSROOM_LAW, sorted(known.items()))).encode())
     weights = [v for part in (teacher.text, teacher.backbone, teacher.head) for v in part.state_dict().values()]
-    for value in (*weights, latents.mean[:: max(1, len(latents) // 16)]):
+    for value in (*weights, latents.mean, latents.std):
         digest.update(value.cpu().contiguous().numpy().tobytes())
     digest.update("\n".join(latents.captions).encode())
     if path.exists():
@@ -54,7 +59,6 @@ def teacher_draws(
     for start in tqdm(range(0, len(latents), BATCH), f"drawing the teacher's tokens into {path}", disable=not progress):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
         indices = torch.arange(start, min(start + BATCH, len(latents)))
-        objective = teacher.objective.cooled(temperature)
         found.append(_draw(teacher, objective, latents, indices, guidance_scale, sampling_steps, generator))
     tokens, masked = (torch.cat(parts) for parts in zip(*found, strict=True))
     write_tensors(path, {"tokens": tokens, "masked": masked}, {"fingerprint": digest.hexdigest()})

@@ -46,7 +46,7 @@ class Diffusion:
         self.train_steps, self.repeats, self.temperature, self.clip = train_steps, repeats, temperature, clip
         if prediction not in ("epsilon", "v"):
             raise ValueError(f"prediction must be 'epsilon' or 'v', got {prediction!r}")
-        self.prediction = prediction
+        self.prediction, self.schedule = prediction, schedule
         self.betas = _betas(schedule, train_steps)
         self.alphas_cumprod = torch.cumprod(1 - self.betas, dim=0)
 
