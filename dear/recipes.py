@@ -174,9 +174,9 @@ def train_student(
     """
     if freeze and from_scratch:
         raise ValueError("a backbone that starts from scratch must learn: choose freeze or from_scratch")
-    if name in set(PARTS) - {"student"} or Path(name).name != name or not name.strip("."):
-        others = ", ".join(sorted(set(PARTS) - {"student"}))
-        raise ValueError(f"a student's name must be a folder's name and none of {others}, got {name!r}")
+    others = [part for part in PARTS if part != "student"]
+    if name in others or Path(name).name != name or not name.strip("."):
+        raise ValueError(f"a student's name must be a folder's name and none of {', '.join(others)}, got {name!r}")
     vae, latents = shop.latents()
     master, objective = TextToAudio.from_pretrained(shop.out / "teacher"), student_objective(vae, latents)
     with seeded(config.seed):

@@ -201,7 +201,15 @@ def test_stopping_and_going_on_equals_the_whole(whole, tmp_path):
     assert same(weights(fit(tmp_path, module=network(seed=9))), whole[1])
 
 
-def test_ctrl_c_finishes_the_step_and_loses_nothing(whole, tmp_path):
+@pytest.fixture
+def heard_interrupts():
+    """Python's own handler: a shell starts what runs in the background with ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_finishes_the_step_and_loses_nothing(whole, tmp_path, heard_interrupts):
     config, calls = replace(CONFIG, checkpoint_every=1000), []
 
     def interrupted(module, indices, generator):
@@ -216,14 +224,6 @@ def test_ctrl_c_finishes_the_step_and_loses_nothing(whole, tmp_path):
     assert len(calls) == 7 and signal.getsignal(signal.SIGINT) is before
     assert same(weights(fit(tmp_path, config, module=network(seed=9), function=interrupted)), whole[1])
     assert len(calls) == 40  # no step was taken twice
-
-
-@pytest.fixture
-def heard_interrupts():
-    """Python's own handler: a shell starts what runs in the background with ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, heard_interrupts):
