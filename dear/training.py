@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dear.components import write_tensors
 from dear.log import Log
+from dear.muon import Muon
 
 Figures = dict[str, float | Callable[[], float]]
 LossFunction = Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[torch.Tensor, Figures]]
@@ -95,8 +96,7 @@ def optimizers(module: nn.Module, config: TrainConfig) -> list[torch.optim.Optim
     found = [torch.optim.AdamW(rest, config.learning_rate, config.betas, weight_decay=config.weight_decay)]
     if inner:
         blocks = [trained[n] for n in trained if n in inner]
-        found.append(torch.optim.Muon(
-            blocks, config.muon, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        found.append(Muon(blocks, config.muon, config.weight_decay))
     return found
 
 
