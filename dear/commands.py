@@ -125,8 +125,9 @@ def study(what: str, models: Path, runs: Path, record, steps: int, seeds: int, c
     record = record or Path("records") / ("guidance.jsonl" if what == "guidance" else "students.jsonl")
     if what == "guidance":
         for line in studies.study_guidance(models, record, captions=captions):
-            told = {k: line[k] for k in ("model", "num_inference_steps", "guidance_scale", "place", "guidance_schedule",
-                                         "temperature", "kind", "loudness", "frechet", "spread")}
+            names = ("model", "num_inference_steps", "guidance_scale", "place", "guidance_schedule", "temperature",
+                     "kind", "loudness", "frechet", "spread")
+            told = {k: line[k] for k in names if k in line}  # rendered clips were not drawn in any way
             print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items()))
     else:
         options = {"steps": steps, "seeds": seeds, "captions": captions}

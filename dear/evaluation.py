@@ -120,11 +120,17 @@ def _register(power: torch.Tensor) -> int:
 
 
 @torch.no_grad()
+def oracle_features(oracle: Oracle, log_mels: torch.Tensor) -> torch.Tensor:
+    """The oracle's features (n, F) of log-mels (n, T, 64), a few at a time."""
+    return torch.cat([oracle.features(x) for x in log_mels.split(128)])
+
+
+@torch.no_grad()
 def score(log_mels: torch.Tensor, captions: Sequence[str], oracle: Oracle, reference: torch.Tensor) -> dict:
-    """Agreement and Frechet distance of log-mels (n, T, 64) made for captions, against reference (m, T, 64)."""
-    features = [torch.cat([oracle.features(x) for x in mels.split(128)]) for mels in (log_mels, reference)]
+    """Agreement and Frechet distance of log-mels (n, T, 64) made for captions, against other clips' features (m, F)."""
     labels = torch.cat([oracle.read(x) for x in log_mels.split(128)])
-    found = {"signals": signals(log_mels, captions), "frechet": frechet_distance(*features), "clips": len(captions)}
+    distance = frechet_distance(oracle_features(oracle, log_mels), reference)
+    found = {"signals": signals(log_mels, captions), "frechet": distance, "clips": len(captions)}
     return agreement(labels, captions) | found
 
 
@@ -149,7 +155,7 @@ def report(models: Sequence[str], count: int = 500, split: str = "test", seed: i
     oracle = components.load(Oracle, OracleConfig, components.WEIGHTS / "oracle")
     clips = rendered(split, count, seed)
     reference = rendered(split, 2000, seed + 1)
-    reference, floor = reference.log_mels(range(len(reference))), clips.log_mels(range(count))
+    reference, floor = oracle_features(oracle, reference.log_mels(range(len(reference)))), clips.log_mels(range(count))
     pipes = {name: TextToAudio.from_pretrained(name) for name in models}
     vae = next(iter(pipes.values())).vae
     rows, generator = [], torch.Generator().manual_seed(seed)

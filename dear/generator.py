@@ -1,5 +1,7 @@
 """The trainable whole of teacher and student: text encoder, backbone and head, and the loss of one step."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,29 @@ class Generator(nn.Module):
     def forward(self, tokens: Tensor, masked: Tensor, ids: Tensor, words: Tensor, drop: Tensor) -> list[Tensor]:
         """Hidden states (B, N, C) after each decoder layer, the last being h."""
         return self.backbone(tokens, masked, self.text(ids, words), words, drop, return_layers=True)[1]
+
+
+@torch.no_grad()
+def grown(model: Generator, decoder_layers: int, head_depth: int) -> Generator:
+    """The same function in a larger network, as a start for training on (the idea of Net2Net, arXiv 1511.05641).
+
+    A new decoder layer adds nothing at first because its two last matrices are zero, a new block of the head because
+    its gate is. decoder_layers, head_depth: of the larger network; fewer than there are is a ValueError. A head without
+    a time that noise enters by the modulation (main="hidden") has no such start and is a ValueError too.
+    """
+    backbone, head = model.backbone.config, model.head.config
+    if decoder_layers < backbone.decoder_layers or head_depth < head.depth:
+        raise ValueError(f"a network of {backbone.decoder_layers} decoder layers and {head.depth} blocks of the head "
+                         f"cannot grow to {decoder_layers} and {head_depth}; ask for as many or more")
+    if head.main == "hidden" and not head.times and head_depth > head.depth:
+        raise ValueError("new blocks of a head with main='hidden' and no time would change its function at once")
+    backbone, head = replace(backbone, decoder_layers=decoder_layers), replace(head, depth=head_depth)
+    larger = Generator(model.text.config, backbone, head, mean=model.mean is not None)
+    new = larger.load_state_dict(model.state_dict(), strict=False).missing_keys
+    for name, parameter in larger.backbone.named_parameters():
+        if f"backbone.{name}" in new and name.endswith(("proj.weight", "mlp.2.weight")):
+            parameter.zero_()
+    return larger
 
 
 def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, words: Tensor,

@@ -1,6 +1,7 @@
 """TextToAudio: from a prompt to a waveform, for student and teacher alike."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -166,6 +167,15 @@ class TextToAudio:
         log_mels = self.vae.decode(tokens, generator)
         audios = torch.stack([within_full_scale(wave, 5) for wave in self.vocoder(log_mels, generator)])
         return AudioOutput(audios, SAMPLE_RATE, log_mels)
+
+
+def fingerprint(folder: Path) -> str:
+    """First 12 hex digits of the hash of a model's stored weights: which model something was made with."""
+    digest = hashlib.sha256()
+    paths = json.loads((folder / "model.json").read_text(encoding="utf-8"))["parts"]
+    for part in sorted(paths):
+        digest.update((folder / paths[part] / "model.safetensors").read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _find(name: str | Path) -> Path:

@@ -5,7 +5,6 @@ are run once. All on the validation split, so that the test split stays unseen b
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import time
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from dear import components
 from dear.data.cache import rendered
-from dear.evaluation import generate, score
+from dear.evaluation import generate, oracle_features, score
 from dear.log import Record, origin
 from dear.oracle import Oracle, OracleConfig
-from dear.pipeline import TextToAudio
+from dear.pipeline import TextToAudio, fingerprint
 from dear.recipes import STUDENT, Workshop, soundworld_clips, train_student
 
 _BASE = {"distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False}
@@ -30,6 +29,7 @@ STUDENTS = {  # what each student of a study has other than _BASE
                        {"freeze": True, "distillation_weight": 0.0}],
     "layers": [{}, {"layers": "all"}, _SCRATCH, _SCRATCH | {"layers": "all"}],
 }
+SHORT = dataclasses.replace(STUDENT, batch_size=16)  # of their trainings; half of the shipped student's batch
 GUIDANCES = (1.0, 2.0, 3.0)
 ITERATIONS = (1, 2, 4, 8, 16, 32)
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
@@ -37,27 +37,26 @@ MODELS = {"student": {}, "teacher": {"sampling_steps": 25}}
 SAMPLES = 4  # clips a caption, for the spread
 
 
-def fingerprint(folder: Path) -> str:
-    """First 12 hex digits of the hash of a model's weights: which teacher a record is about."""
-    digest = hashlib.sha256()
-    paths = json.loads((folder / "model.json").read_text(encoding="utf-8"))["parts"]
-    for part in sorted(paths):
-        digest.update((folder / paths[part] / "model.safetensors").read_bytes())
-    return digest.hexdigest()[:12]
-
-
 class Judge:
     """Scores a model on `captions` captions of the validation split."""
 
     def __init__(self, models: Path, captions: int):
         self.oracle = components.load(Oracle, OracleConfig, models / "oracle")
-        self.captions = rendered("validation", captions).captions
-        others = rendered("validation", 2000, seed=1)
-        self.reference = others.log_mels(range(len(others)))
+        self.clips, others = rendered("validation", captions), rendered("validation", 2000, seed=1)
+        self.captions = self.clips.captions
+        self.reference = oracle_features(self.oracle, others.log_mels(range(len(others))))
 
     def __call__(self, pipe: TextToAudio, **settings) -> dict:
-        """Shares of stated attributes that the oracle hears, and Frechet distance to 2000 other rendered clips."""
+        """Shares of stated attributes that the oracle hears, Frechet distance to 2000 other clips, seconds to draw."""
+        began = time.monotonic()
         mels = generate(pipe, self.captions, progress=False, **settings)
+        return {"draw_seconds": round(time.monotonic() - began, 1)} | self._scores(mels)
+
+    def floor(self) -> dict:
+        """The same of the clips that were rendered with the captions, which no model can beat but by chance."""
+        return self._scores(self.clips.log_mels(range(len(self.clips))))
+
+    def _scores(self, mels: Tensor) -> dict:
         found = score(mels, self.captions, self.oracle, self.reference)
         return found["all"] | {"frechet": found["frechet"], "captions": len(self.captions)}
 
@@ -65,7 +64,7 @@ class Judge:
     def spread(self, pipe: TextToAudio, captions: int, **settings) -> float:
         """How far clips of one caption lie apart: mean distance of their oracle features, `SAMPLES` clips each."""
         prompts = [c for c in self.captions[:captions] for _ in range(SAMPLES)]
-        mels = generate(pipe, prompts, seed=1, progress=False, **settings)
+        mels = generate(pipe, prompts, progress=False, **settings | {"seed": 1})
         return mean_distance(self.oracle.features(mels).unflatten(0, (-1, SAMPLES)))
 
 
@@ -76,8 +75,9 @@ def mean_distance(features: Tensor) -> float:
 
 
 def settings_of(study: str, steps: int, seeds: int) -> list[dict]:
-    """The keys of a study's students: settings, steps and seed."""
-    return [_BASE | changes | {"steps": steps, "seed": seed} for changes in STUDENTS[study] for seed in range(seeds)]
+    """The keys of a study's students: settings, length and seed."""
+    told = {"steps": steps, "batch_size": SHORT.batch_size}
+    return [_BASE | changes | told | {"seed": seed} for changes in STUDENTS[study] for seed in range(seeds)]
 
 
 def study_students(study: str, models: Path, runs: Path, record: Path, *, steps: int, seeds: int, captions: int,
@@ -114,7 +114,7 @@ def _student(shop: Workshop, judge: Judge, key: dict) -> dict:
     began = time.monotonic()
     chosen = {name: key[name] for name in _BASE}
     name = "-".join(str(value) for value in (*chosen.values(), key["steps"], key["seed"]))
-    config = dataclasses.replace(STUDENT, steps=key["steps"], seed=key["seed"])
+    config = dataclasses.replace(SHORT, steps=key["steps"], seed=key["seed"])
     folder = train_student(shop, config, name=name, **chosen)
     log = [json.loads(line) for line in (shop.runs / name / "metrics.jsonl").read_text().splitlines()]
     tail = log[-max(1, len(log) // 10) :]
@@ -125,16 +125,20 @@ def _student(shop: Workshop, judge: Judge, key: dict) -> dict:
 
 
 def ways_to_draw() -> list[dict]:
-    """The settings of the study of guidance: a grid of iterations and scale, then one change at a time."""
+    """The settings of the study of guidance: a grid of iterations and scale, then one change at a time.
+
+    The last ones change the seed alone: how far figures differ by chance.
+    """
     usual = {"num_inference_steps": 16, "decoding_schedule": "cosine", "guidance": "own",
-             "guidance_schedule": "constant", "temperature": 1.0, "temperature_schedule": "constant"}
+             "guidance_schedule": "constant", "temperature": 1.0, "temperature_schedule": "constant", "seed": 0}
     grid = [usual | {"num_inference_steps": n, "guidance_scale": w} for n in ITERATIONS for w in SCALES]
     for change in ({"guidance": "other"}, {"guidance_schedule": "linear"}):
         grid += [usual | change | {"guidance_scale": w} for w in SCALES[1:]]
     usual |= {"guidance_scale": 2.0}
     grid += [usual | {"decoding_schedule": "linear", "num_inference_steps": n} for n in (4, 8, 16)]
-    grid += [usual | {"temperature": t} for t in (0.0, 0.5, 0.8)]
-    return grid + [usual | {"temperature": t, "temperature_schedule": "linear"} for t in (0.0, 0.5, 0.8)]
+    for schedule in ("constant", "linear"):
+        grid += [usual | {"temperature": t, "temperature_schedule": schedule} for t in (0.0, 0.5, 0.7)]
+    return grid + [usual | {"seed": seed} for seed in (1, 2)]
 
 
 def study_guidance(models: Path, record: Path, *, captions: int, names: tuple[str, ...] = tuple(MODELS),
@@ -142,13 +146,17 @@ def study_guidance(models: Path, record: Path, *, captions: int, names: tuple[st
     """Draw from student and teacher in every way of `ways_to_draw` that the record lacks; returns all lines.
 
     "own" guidance acts where the model's was chosen to, on h for the student, on the prediction for the teacher;
-    "other" is the other place.
+    "other" is the other place. The first line is of the rendered clips themselves. "draw_seconds" is the time to draw
+    the captions' clips, "seconds" that of everything.
     """
-    lines, judge, keys = Record(record), None, []
+    lines, judge, keys = Record(record), None, [{"model": "rendered clips", "captions": captions}]
+    if not lines.find(keys[0]):
+        judge = Judge(models, captions)
+        lines.append(keys[0] | judge.floor() | origin())
     for name in names:
         pipe, weights = TextToAudio.from_pretrained(models / name), fingerprint(models / name)
         for way in ways_to_draw():
-            key = {"model": name, "weights": weights, **MODELS[name], **way}
+            key = {"model": name, "weights": weights, "captions": captions, **MODELS[name], **way}
             keys.append(key)
             if lines.find(key):
                 continue

@@ -103,8 +103,9 @@ def optimizers(module: nn.Module, config: TrainConfig) -> list[torch.optim.Optim
 class Run:
     """Weights, their moving average and the optimiser's moments of one training, saved as one safetensors file."""
 
-    def __init__(self, module: nn.Module, config: TrainConfig, out: Path, accelerator):
+    def __init__(self, module: nn.Module, config: TrainConfig, out: Path, accelerator, about: dict):
         self.config, self.path, self.accelerator = config, out / "checkpoint.safetensors", accelerator
+        self.settings = json.loads(json.dumps(dataclasses.asdict(config) | about))
         self.module, *self.optimizers = accelerator.prepare(module, *optimizers(module, config))
         self.parameters = {n: p for n, p in accelerator.unwrap_model(self.module).named_parameters() if p.requires_grad}
         self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
@@ -126,22 +127,22 @@ class Run:
         return owner.state[parameter]
 
     def save(self) -> None:
-        """Write the checkpoint beside, then rename; its metadata holds the step and the configuration."""
+        """Write the checkpoint beside, then rename; its metadata holds the step and the settings."""
         state = {f"model.{n}": p for n, p in self.parameters.items()} | {f"ema.{n}": p for n, p in self.ema.items()}
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer_state(parameter).items():
                 state[f"optimizer.{key}.{name}"] = value
-        write_tensors(self.path, state, {"step": str(self.step), "config": json.dumps(dataclasses.asdict(self.config))})
+        write_tensors(self.path, state, {"step": str(self.step), "config": json.dumps(self.settings)})
 
     def load(self) -> None:
         """Continue from the checkpoint if there is one; one of another configuration or model is a ValueError."""
         if not self.path.exists():
             return
         with safe_open(self.path, "pt") as file:
-            told = json.loads(file.metadata()["config"])
-            mine = json.loads(json.dumps(dataclasses.asdict(self.config)))
+            told, mine = json.loads(file.metadata()["config"]), self.settings
             if told != mine:
-                other = ", ".join(f"{k} {told.get(k)} -> {mine[k]}" for k in mine if told.get(k) != mine[k])
+                keys = [k for k in told | mine if told.get(k) != mine.get(k)]
+                other = ", ".join(f"{k} {told.get(k)} -> {mine.get(k)}" for k in keys)
                 raise ValueError(f"{self.path} is from a run with other settings ({other}); "
                                  "use the same settings to continue it, or another output folder")
             there = set(file.keys())
@@ -184,14 +185,15 @@ def held_back_interrupt():
 
 
 def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig, out: str | Path, *,
-          progress: bool = True, stop_after: int | None = None) -> nn.Module:
+          progress: bool = True, stop_after: int | None = None, about: dict | None = None) -> nn.Module:
     """Train `module` in place and return it holding the moving average of its weights.
 
     `loss(module, indices, generator)` gives the mean loss of the items `indices` (of 0..items-1) and figures to log; a
     figure that costs something to know is a function, called before the backward pass of the steps that are logged:
     every `log_every` steps, and the last. The folder `out` gets checkpoint.safetensors (every `checkpoint_every` steps,
     atomically, and on ctrl-C) and metrics.jsonl; calling again with the same `out` and `config` continues. `stop_after`
-    ends early after that many steps of the plan (the schedule is kept).
+    ends early after that many steps of the plan (the schedule is kept). `about` (json) says what else makes the run
+    what it is, what its loss was built with for example: a run about something else does not continue it.
 
     Parameters that need no gradient, and buffers, are neither trained nor stored in the checkpoint. Raises ValueError
     if `out` holds a run of other settings or another model, FloatingPointError if loss or gradient are not finite.
@@ -202,7 +204,7 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
         raise ValueError(f"items must be at least 1, got {items}: there is nothing to train on")
     accelerator, out = Accelerator(), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(module.train(), config, out, accelerator)
+    run = Run(module.train(), config, out, accelerator, about or {})
     run.load()
     log = Log(out / "metrics.jsonl", run.step, accelerator.is_main_process)
     last = config.steps if stop_after is None else min(config.steps, stop_after)

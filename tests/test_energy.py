@@ -172,6 +172,8 @@ def test_weights_are_factors_on_the_coordinates():
     for wrong in (torch.tensor([1.0, 0.0]), torch.tensor([1.0, -1.0]), torch.ones(2, 2)):
         with pytest.raises(ValueError, match="weights must be a vector of positive numbers"):
             Energy(weights=wrong)
+    with pytest.raises(ValueError, match="a weight for each of the 2 coordinates, got 1"):
+        Energy(weights=torch.ones(1)).loss(lambda noise, cond: noise + cond, x, x, gen(1))
 
 
 def test_a_net_that_shares_a_condition_reads_it_once_for_all_samples_and_scores_the_same():

@@ -7,7 +7,7 @@ import torch
 
 from dear.backbone import BackboneConfig
 from dear.distillation import hidden_state_loss
-from dear.generator import Generator, training_loss
+from dear.generator import Generator, grown, training_loss
 from dear.head import HeadConfig
 from dear.masking import random_mask, sample_mask_ratios, training_mask
 from dear.objectives import Diffusion, Energy
@@ -210,3 +210,34 @@ def test_a_model_with_a_mean_also_regresses_each_masked_token(batch):
     loss.backward()
     assert net.mean.weight.grad.abs().sum() > 0
     assert "mean" not in training_loss(model(), Energy(), tokens, ids, words, gen(3))[1]
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_grown_network_is_the_same_function_and_all_that_is_new_can_learn(batch, times):
+    small, (tokens, ids, words) = model(times=times), batch
+    large = grown(small, decoder_layers=4, head_depth=3)
+    masked, drop = random_mask(8, torch.tensor([3, 5, 8]), gen(1)), torch.zeros(3, dtype=torch.bool)
+    states = [net(tokens, masked, ids, words, drop) for net in (small, large)]
+    assert [len(s) for s in states] == [2, 4]
+    torch.testing.assert_close(states[0][-1], states[1][-1])
+    noise, t = torch.randn(16, 4, generator=gen(2)), [torch.rand(16, generator=gen(4))] * times
+    h = states[0][-1][masked]
+    torch.testing.assert_close(large.head(noise, h, *t), small.head(noise, h, *t))
+    optimizer = torch.optim.SGD(large.parameters(), lr=0.1)
+    for _ in range(2):  # one step opens the gates, the next moves what lies behind them
+        before = {n: p.clone() for n, p in large.named_parameters()}
+        optimizer.zero_grad()
+        training_loss(large, Diffusion() if times else Energy(), tokens, ids, words, gen(5))[0].backward()
+        optimizer.step()
+    new = {n for n, _ in large.named_parameters()} - {n for n, _ in small.named_parameters()}
+    still = {n for n in new if torch.equal(before[n], large.state_dict()[n])}
+    assert len(new) == 2 * 12 + 2 * 6 and not still
+
+
+def test_a_network_cannot_grow_smaller_nor_where_that_would_change_it():
+    with pytest.raises(ValueError, match="of 2 decoder layers and 1 blocks of the head cannot grow to 1 and 1"):
+        grown(model(), 1, 1)
+    hidden = Generator(TEXT, BACKBONE, HeadConfig(**HEAD, main="hidden"))
+    with pytest.raises(ValueError, match="would change its function at once"):
+        grown(hidden, 2, 2)
+    assert grown(hidden, 3, 1).backbone.config.decoder_layers == 3

@@ -6,7 +6,7 @@ import torch
 from dear import components, recipes
 from dear.data.draws import Draws
 from dear.data.soundworld import SoundWorld
-from dear.pipeline import TextToAudio
+from dear.pipeline import TextToAudio, fingerprint
 from dear.recipes import Workshop, train_student, train_teacher, train_text, train_vae
 from dear.text import TextConfig, TextEncoder
 from dear.training import TrainConfig
@@ -28,11 +28,12 @@ class Data:
 class Spy(Workshop):
     """Trains nothing, and keeps what would have been trained."""
 
-    seen, ends = {}, {}
+    seen, ends, about = {}, {}, {}
 
-    def train(self, module, loss, items, config, name, stop_after=None):
+    def train(self, module, loss, items, config, name, stop_after=None, about=None):
         self.seen[name] = (module, loss, items, config)
         self.ends.setdefault(name, []).append((stop_after, loss))
+        self.about[name] = about
         return module.eval()
 
 
@@ -72,15 +73,21 @@ def test_the_teacher_starts_from_the_pretrained_text_and_learns_all_of_it(shop, 
 
 
 def test_after_its_restart_a_teacher_sees_more_hidden(shop, monkeypatch):
-    shop.ends.pop("teacher")
+    shop.ends.clear()
     train_teacher(shop)
     (until, first), (end, second) = shop.ends.pop("teacher")
+    ((whole, third),) = shop.ends.pop(recipes.GROWN_RUN)
+    assert whole is None
     assert until == recipes.TEACHER.restart > 0 and end is None
     told = []
     monkeypatch.setattr(recipes, "training_loss", lambda *given, **named: told.append(named.get("mask_law")))
-    for loss in (first, second):
+    for loss in (first, second, third):
         loss(shop.seen["teacher"][0], torch.tensor([1, 5]), torch.Generator().manual_seed(0))
-    assert told == [None, recipes.LATE_LAW]
+    assert told == [None, recipes.LATE_LAW, recipes.LATE_LAW]
+    small, large = shop.seen["teacher"][0], shop.seen[recipes.GROWN_RUN][0]
+    assert (small.backbone.config.decoder_layers, small.head.config.depth) == (2, 3)
+    assert (large.backbone.config.decoder_layers, large.head.config.depth) == (4, 5)
+    assert TextToAudio.from_pretrained(shop.out / "teacher").head.config.depth == 5
     train_teacher(shop, TrainConfig(steps=5))  # without a restart there is one law
     assert [stop for stop, _ in shop.ends["teacher"]] == [None]
 
@@ -97,6 +104,14 @@ def test_a_student_starts_from_the_teacher_and_keeps_its_text(shop, monkeypatch)
     assert told["objective"].noise_dim == stored.objective.noise_dim == student.head.config.noise_dim == 8
     assert same(told["teacher"].backbone, master.backbone) and same(told["teacher"].head, master.head)
     assert not any(p.requires_grad for p in told["teacher"].parameters())
+
+
+def test_a_students_run_is_about_its_settings_and_its_teacher(shop):
+    train_student(shop)
+    first = shop.about["student"]
+    train_student(shop, distillation_weight=10.0)
+    assert shop.about["student"] == first | {"distillation_weight": 10.0}
+    assert first["teacher"] == fingerprint(shop.out / "teacher")
 
 
 def test_a_student_is_scored_by_what_is_heard(shop):

@@ -12,7 +12,7 @@ from dear import components, study
 from dear.__main__ import app
 from dear.data.cache import rendered
 from dear.log import Record
-from dear.pipeline import TextToAudio
+from dear.pipeline import TextToAudio, fingerprint
 from tests.test_recipes import Data
 
 MODELS = components.WEIGHTS
@@ -31,6 +31,9 @@ class FakeJudge:
     def __call__(self, pipe, **settings):
         self.asked.append((pipe, settings))
         return dict(SCORES)
+
+    def floor(self):
+        return {"kind": 1.0, "frechet": 2.0}
 
     def spread(self, pipe, captions, **settings):
         self.spreads.append((captions, settings))
@@ -56,7 +59,7 @@ def test_the_students_of_a_study_differ_in_what_it_is_about():
     assert all(r == rest[0] for r in rest)
     usual = {"distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False}
     for name in study.STUDENTS:  # all have the paper's setting in common
-        assert usual | {"steps": 5, "seed": 0} in study.settings_of(name, steps=5, seeds=1)
+        assert usual | {"steps": 5, "batch_size": 16, "seed": 0} in study.settings_of(name, steps=5, seeds=1)
     for key in study.settings_of("initialisation", 5, 1):  # a frozen backbone has no hidden state to move
         assert not key["freeze"] or key["distillation_weight"] == 0
 
@@ -65,7 +68,7 @@ def test_a_study_trains_what_its_record_lacks_and_shares_runs(tmp_path, monkeypa
     lines = students(tmp_path, "layers")
     assert len(lines) == 4 and len(FakeJudge.asked) == 4 * len(study.GUIDANCES)
     for line in lines:
-        assert line["teacher"] == study.fingerprint(MODELS / "teacher") and line["guidance 2"] == SCORES
+        assert line["teacher"] == fingerprint(MODELS / "teacher") and line["guidance 2"] == SCORES
         assert line["log"].keys() >= {"loss", "objective", "distill"} and line["seconds"] > 0 and line["device"]
     trained, real = [], study.train_student
     monkeypatch.setattr(study, "train_student", lambda *a, **k: trained.append(k["name"]) or real(*a, **k))
@@ -97,12 +100,12 @@ def test_a_study_that_was_stopped_goes_on(tmp_path, monkeypatch):
 def test_another_teacher_is_another_study(tmp_path):
     for part in ("text", "vae", "teacher"):
         shutil.copytree(MODELS / part, tmp_path / part)
-    assert study.fingerprint(tmp_path / "teacher") == study.fingerprint(MODELS / "teacher")
+    assert fingerprint(tmp_path / "teacher") == fingerprint(MODELS / "teacher")
     pipe = TextToAudio.from_pretrained(tmp_path / "teacher")
     with torch.no_grad():
         pipe.head.out.bias[0] += 1
     components.save(pipe.head, tmp_path / "teacher" / "head")
-    assert study.fingerprint(tmp_path / "teacher") != study.fingerprint(MODELS / "teacher")
+    assert fingerprint(tmp_path / "teacher") != fingerprint(MODELS / "teacher")
 
 
 def test_mean_distance_is_that_of_scipy():
@@ -113,9 +116,9 @@ def test_mean_distance_is_that_of_scipy():
 
 def test_every_way_to_draw_is_another_and_changes_one_thing_from_the_grid():
     ways = study.ways_to_draw()
-    assert len({tuple(sorted(way.items())) for way in ways}) == len(ways) == 30 + 8 + 3 + 3 + 3
+    assert len({tuple(sorted(way.items())) for way in ways}) == len(ways) == 30 + 8 + 3 + 3 + 3 + 2
     usual = {"decoding_schedule": "cosine", "guidance": "own", "guidance_schedule": "constant", "temperature": 1.0,
-             "temperature_schedule": "constant"}
+             "temperature_schedule": "constant", "seed": 0}
     for way in ways[30:]:
         changed = [name for name, value in usual.items() if way[name] != value]
         assert changed in ([name] for name in usual) or changed == ["temperature", "temperature_schedule"]
@@ -128,12 +131,13 @@ def test_guidance_is_studied_where_it_acts_and_where_it_does_not(tmp_path, monke
     monkeypatch.setattr(study, "ways_to_draw", lambda: [way | {"guidance": g} for g in ("own", "other")])
     record = tmp_path / "guidance.jsonl"
     lines = study.study_guidance(MODELS, record, captions=16, progress=False)
-    assert [(line["model"], line["guidance"], line["place"]) for line in lines] == [
+    assert lines[0]["model"] == "rendered clips" and lines[0]["frechet"] == 2.0 and lines[0]["captions"] == 16
+    assert [(line["model"], line["guidance"], line["place"]) for line in lines[1:]] == [
         ("student", "own", "hidden"), ("student", "other", "prediction"),
         ("teacher", "own", "prediction"), ("teacher", "other", "hidden")]
-    assert [settings["guidance"] for _, settings in FakeJudge.asked] == [line["place"] for line in lines]
+    assert [settings["guidance"] for _, settings in FakeJudge.asked] == [line["place"] for line in lines[1:]]
     assert [settings.get("sampling_steps") for _, settings in FakeJudge.asked] == [None, None, 25, 25]
-    assert FakeJudge.spreads[0] == (2, way | {"guidance": "hidden"}) and lines[0]["spread"] == 3.0
+    assert FakeJudge.spreads[0] == (2, way | {"guidance": "hidden"}) and lines[1]["spread"] == 3.0
     again = study.study_guidance(MODELS, record, captions=16, progress=False)
     assert again == lines and len(FakeJudge.asked) == 4
 
@@ -150,7 +154,10 @@ def test_the_judge_scores_on_validation_captions_and_sees_spread(monkeypatch):
     assert asked == [("validation", 8, 0), ("validation", 2000, 1)]
     with pytest.warns(UserWarning, match="8 samples for 64 dimensions"):
         found = judge(pipe, num_inference_steps=4)
-    assert found["captions"] == 8 and 0 <= found["kind"] <= 1 and found["frechet"] > 0
+    assert found["captions"] == 8 and 0 <= found["kind"] <= 1 and found["frechet"] > 0 and found["draw_seconds"] > 0
+    with pytest.warns(UserWarning, match="8 samples for 64 dimensions"):
+        floor = judge.floor()
+    assert floor["everything"] == 1 and floor["frechet"] < found["frechet"]
     # Clips of one caption lie closer together than clips of different captions.
     with torch.no_grad():
         features = judge.oracle.features(study.generate(pipe, judge.captions, progress=False, num_inference_steps=4))

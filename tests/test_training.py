@@ -321,6 +321,17 @@ def test_other_settings_or_another_model_are_refused(tmp_path):
         fit(tmp_path, replace(CONFIG, learning_rate=0.02))
     with pytest.raises(ValueError, match="holds another model"):
         fit(tmp_path, module=network(width=9))
+    with pytest.raises(ValueError, match=r"other settings \(layers None -> \[1, 2\]\)"):
+        fit(tmp_path, about={"layers": (1, 2)})
+
+
+def test_what_a_run_is_about_belongs_to_it(tmp_path):
+    about = {"weight": 10.0, "layers": (1, 2)}  # json makes a list of the pair, which is no other setting
+    fit(tmp_path, stop_after=3, about=about)
+    fit(tmp_path, stop_after=5, about=about)
+    for other in ({"weight": 20.0, "layers": (1, 2)}, None):
+        with pytest.raises(ValueError, match="weight 10.0 -> (20.0|None)"):
+            fit(tmp_path, about=other)
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])

@@ -84,6 +84,8 @@ class Energy:
         x: (B, D).  cond: (B, C).  generator: on the device of x.  target: not needed.  Returns (B,).
         """
         m, (rows, width) = self.samples, x.shape
+        if self.weights is not None and len(self.weights) != width:
+            raise ValueError(f"there must be a weight for each of the {width} coordinates, got {len(self.weights)}")
         noise = torch.randn(
             m * rows, self.noise_dim or width, generator=generator, device=x.device, dtype=x.dtype
         )
