@@ -16,8 +16,8 @@ class Muon(torch.optim.Optimizer):
         M <- mu M + (1 - mu) G,   W <- (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) orthogonal((1 - mu) G + mu M)
 
     The same as torch.optim.Muon(adjust_lr_fn="match_rms_adamw") but for the precision: torch's computes in bfloat16,
-    for which a CPU without such arithmetic took 2.7 of the 2.9 seconds of a student's step. Matrices of one shape are
-    made orthogonal together. params: matrices only, anything else is a ValueError.
+    for which a CPU without such arithmetic took 2.9 seconds a step of the classroom's teacher; float32 takes 0.13.
+    Matrices of one shape are made orthogonal together. params: matrices only, anything else is a ValueError.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.1, momentum: float = 0.95):

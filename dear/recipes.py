@@ -40,7 +40,8 @@ GROWN_RUN = "teacher_grown"  # folder of its checkpoint and log
 STUDENT = TrainConfig(steps=2500, batch_size=32, learning_rate=1.5e-3, muon=3e-3)
 HEAD = TrainConfig(steps=1500, batch_size=32, learning_rate=1.5e-3, muon=3e-3)  # of a student whose backbone is frozen
 NOISE = {"noise_dim": 8}  # of the student: with the paper's full width of noise tokens are further from real ones
-COOL = 0.7  # temperature of the teacher's draws that a student learns from, and of the teacher's own first tokens
+COOL = 0.7  # temperature of the teacher's draws that a student learns from
+FIRST = 0.5  # temperature of the first tokens that the teacher draws by itself
 SAMPLES = 4  # of the student's score, for each target
 TARGET = {"prediction": "v", "schedule": "cosine", "repeats": 1}  # the teacher's Diffusion
 STORED = torch.float8_e4m3fn  # four significant bits a weight, so that what is shipped stays under 15 MB
@@ -158,7 +159,7 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
         with seeded(further.seed):
             model = grown(model, **GROWTH)
         model = _fit(shop, model, Diffusion(**TARGET), latents, further, GROWN_RUN, mask_law=LATE_LAW)
-    settings = Settings("diffusion", "prediction", guidance_scale=2.0, sampling_steps=100, temperature=COOL,
+    settings = Settings("diffusion", "prediction", guidance_scale=2.5, sampling_steps=100, temperature=FIRST,
                         temperature_schedule="linear", objective_arguments=TARGET)
     components.save(model.text, shop.out / "text", STORED)
     return _save(shop, model, vae, settings, "teacher")

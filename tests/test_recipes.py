@@ -68,7 +68,7 @@ def test_the_teacher_starts_from_the_pretrained_text_and_learns_all_of_it(shop, 
     told = loss_arguments(shop, "teacher", monkeypatch)
     assert told["teacher"] is None and told["objective"].prediction == "v" and told["objective"].repeats == 1
     stored = TextToAudio.from_pretrained(shop.out / "teacher")
-    assert (stored.settings.temperature, stored.settings.temperature_schedule) == (recipes.COOL, "linear")
+    assert (stored.settings.temperature, stored.settings.temperature_schedule) == (recipes.FIRST, "linear")
     assert stored.settings.objective_arguments == recipes.TARGET and stored.objective.prediction == "v"
 
 
