@@ -164,6 +164,11 @@ class TextToAudio:
             guidance_scale=guidance_scale,
             sampling_steps=sampling_steps,
         )
+        return self.waveforms(tokens, generator)
+
+    @torch.no_grad()
+    def waveforms(self, tokens: Tensor, generator: torch.Generator) -> AudioOutput:
+        """Waveforms of tokens (B, N, D): VAE decoder and vocoder, the second half of a call."""
         log_mels = self.vae.decode(tokens, generator)
         audios = torch.stack([within_full_scale(wave, 5) for wave in self.vocoder(log_mels, generator)])
         return AudioOutput(audios, SAMPLE_RATE, log_mels)

@@ -47,6 +47,14 @@ def gen(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def test_a_call_is_its_two_halves(pipe):
+    generator = gen(3)
+    halves = pipe.waveforms(pipe.tokens(["a bell", "a bird"], generator), generator)
+    whole = pipe(["a bell", "a bird"], generator=gen(3))
+    assert torch.equal(halves.audios, whole.audios) and torch.equal(halves.log_mels, whole.log_mels)
+    assert halves.sampling_rate == whole.sampling_rate and not halves.audios.requires_grad
+
+
 @pytest.mark.parametrize("objective", ["energy", "diffusion"])
 def test_a_prompt_becomes_a_waveform(objective):
     out = tiny(objective)("a low bell", generator=gen())
