@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Size of a MaskedTransformer; the defaults are the classroom's.
+    """Size of a MaskedTransformer; the defaults are what the classroom's begin with.
 
     tokens, token_dim: N and D.  text_dim: E, size of a text vector.  text_length: the most vectors a text may have,
     the pooled one included.  width, heads: of the hidden states; heads divides width.  encoder_layers,

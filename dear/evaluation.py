@@ -12,6 +12,7 @@ from dear.audio import SAMPLE_RATE, mel_filters
 from dear.data import captions as grammar
 from dear.data.cache import rendered
 from dear.data.soundworld import KINDS, LOUDNESSES, PITCHES, RELATIONS, combination, combinations
+from dear.metrics.features import features_of
 from dear.metrics.frechet import frechet_distance
 from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import TextToAudio
@@ -120,16 +121,10 @@ def _register(power: torch.Tensor) -> int:
 
 
 @torch.no_grad()
-def oracle_features(oracle: Oracle, log_mels: torch.Tensor) -> torch.Tensor:
-    """The oracle's features (n, F) of log-mels (n, T, 64), a few at a time."""
-    return torch.cat([oracle.features(x) for x in log_mels.split(128)])
-
-
-@torch.no_grad()
 def score(log_mels: torch.Tensor, captions: Sequence[str], oracle: Oracle, reference: torch.Tensor) -> dict:
     """Agreement and Frechet distance of log-mels (n, T, 64) made for captions, against other clips' features (m, F)."""
     labels = torch.cat([oracle.read(x) for x in log_mels.split(128)])
-    distance = frechet_distance(oracle_features(oracle, log_mels), reference)
+    distance = frechet_distance(features_of(oracle, log_mels), reference)
     found = {"signals": signals(log_mels, captions), "frechet": distance, "clips": len(captions)}
     return agreement(labels, captions) | found
 
@@ -155,7 +150,7 @@ def report(models: Sequence[str], count: int = 500, split: str = "test", seed: i
     oracle = components.load(Oracle, OracleConfig, components.WEIGHTS / "oracle")
     clips = rendered(split, count, seed)
     reference = rendered(split, 2000, seed + 1)
-    reference, floor = oracle_features(oracle, reference.log_mels(range(len(reference)))), clips.log_mels(range(count))
+    reference, floor = features_of(oracle, reference.log_mels(range(len(reference)))), clips.log_mels(range(count))
     pipes = {name: TextToAudio.from_pretrained(name) for name in models}
     vae = next(iter(pipes.values())).vae
     rows, generator = [], torch.Generator().manual_seed(seed)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dear.blocks import ConvBlock, seeded
+from dear.metrics.features import features_of
 from dear.training import TrainConfig, train
 
 LISTENER = TrainConfig(steps=500, batch_size=32, learning_rate=2e-3, weight_decay=0.05, ema=0.99)
@@ -79,12 +80,6 @@ def train_listener(mels: Tensor, labels: Sequence[str], out: Path, config: Train
     listener = train(listener, loss, len(mels), config, out, progress=progress).cpu()
     listener.spread.copy_(features_of(listener, mels).std(0))
     return listener
-
-
-@torch.no_grad()
-def features_of(listener: Listener, mels: Tensor) -> Tensor:
-    """Features (n, 16) of log-mels (n, T, 64)."""
-    return torch.cat([listener.features(x) for x in mels.split(128)])
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from dear.blocks import seeded
 from dear.data.folder import AudioFolder
 from dear.evaluation import generate
 from dear.head import AdaLNHead
-from dear.listener import LISTENER, features_of, hear, train_listener
+from dear.listener import LISTENER, hear, train_listener
+from dear.metrics.features import features_of
 from dear.metrics.frechet import frechet_distance
 from dear.oracle import blur
 from dear.pipeline import TextToAudio

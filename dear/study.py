@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dear import components
 from dear.data.cache import rendered
-from dear.evaluation import generate, oracle_features, score
+from dear.evaluation import generate, score
 from dear.log import Record, origin
+from dear.metrics.features import features_of
 from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import TextToAudio, fingerprint
 from dear.recipes import STUDENT, Workshop, soundworld_clips, train_student
@@ -44,7 +45,7 @@ class Judge:
         self.oracle = components.load(Oracle, OracleConfig, models / "oracle")
         self.clips, others = rendered("validation", captions), rendered("validation", 2000, seed=1)
         self.captions = self.clips.captions
-        self.reference = oracle_features(self.oracle, others.log_mels(range(len(others))))
+        self.reference = features_of(self.oracle, others.log_mels(range(len(others))))
 
     def __call__(self, pipe: TextToAudio, **settings) -> dict:
         """Shares of stated attributes that the oracle hears, Frechet distance to 2000 other clips, seconds to draw."""
@@ -65,7 +66,7 @@ class Judge:
         """How far clips of one caption lie apart: mean distance of their oracle features, `SAMPLES` clips each."""
         prompts = [c for c in self.captions[:captions] for _ in range(SAMPLES)]
         mels = generate(pipe, prompts, progress=False, **settings | {"seed": 1})
-        return mean_distance(self.oracle.features(mels).unflatten(0, (-1, SAMPLES)))
+        return mean_distance(features_of(self.oracle, mels).unflatten(0, (-1, SAMPLES)))
 
 
 def mean_distance(features: Tensor) -> float:

@@ -34,7 +34,7 @@ class TrainConfig:
     muon: learning rate of the weight matrices inside residual blocks, which Muon then moves (Jordan et al. 2024; its
     steps are scaled to the size of AdamW's, arXiv 2502.16982), 0: AdamW moves everything. After 1200 steps of a
     classroom teacher, 200 validation captions: AdamW at 1.5e-3 had 60 % of the kinds right and a Frechet distance of
-    247, with Muon at 3e-3 77 % and 174, with Muon at 6e-3 76 % and 200, at 1.15 times the seconds a step.
+    247, with Muon at 3e-3 77 % and 174, with Muon at 6e-3 76 % and 200. Its step took 1.15 to 1.5 times the seconds.
     With `restart` the schedule of the learning rate ends at that step and begins anew (SGDR, arXiv 1608.03983).
     """
 

@@ -28,6 +28,7 @@ from dear.evaluation import generate
 from dear.head import AdaLNHead
 from dear.log import write_record
 from dear.masking import training_mask
+from dear.metrics.features import features_of
 from dear.metrics.frechet import frechet_distance
 from dear.oracle import Oracle, OracleConfig, blur, splice
 from dear.pipeline import Settings, TextToAudio
@@ -150,11 +151,10 @@ def run(models: Path, record: Path | None = None, picture: Path | None = None, c
     oracle = components.load(Oracle, OracleConfig, models / "oracle")
     teacher = TextToAudio.from_pretrained(models / "teacher")
     test, other = rendered("test", clips), rendered("test", 2000, seed=1)
-    floor, reference = test.log_mels(range(clips)), other.log_mels(range(len(other)))
+    floor, reference = test.log_mels(range(clips)), features_of(oracle, other.log_mels(range(len(other))))
 
-    @torch.no_grad()
     def distance(mels: Tensor) -> float:
-        return frechet_distance(oracle.features(mels), torch.cat([oracle.features(x) for x in reference.split(200)]))
+        return frechet_distance(features_of(oracle, mels), reference)
 
     def tell(name: str, value: float) -> float:
         print(f"{name:58}{value:8.3f}", flush=True)

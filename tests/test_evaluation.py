@@ -7,7 +7,8 @@ import torch
 
 from dear.audio import log_mel
 from dear.data.soundworld import KINDS, LOUDNESSES, PITCHES, RELATIONS, SoundWorld, combinations
-from dear.evaluation import agreement, generate, is_unseen, oracle_features, score, signals, verdict
+from dear.evaluation import agreement, generate, is_unseen, score, signals, verdict
+from dear.metrics.features import features_of
 
 
 def labels(relation, *events):
@@ -123,7 +124,7 @@ class Ear:
 def test_score_joins_agreement_and_distance():
     generator = torch.Generator().manual_seed(0)
     here, there = torch.randn(300, 4, 3, generator=generator), torch.randn(300, 4, 3, generator=generator) + 2
-    found = score(here, ["a low bell"] * 299 + ["rain"], Ear(), oracle_features(Ear(), there))
+    found = score(here, ["a low bell"] * 299 + ["rain"], Ear(), features_of(Ear(), there))
     assert found["clips"] == 300 and found["all"]["kind"] == pytest.approx(299 / 300)
     # Two unit Gaussians whose means are 2 apart in both dimensions: 8; 0.3 is 2 standard deviations of the estimate.
     assert found["frechet"] == pytest.approx(8, abs=1)

@@ -16,7 +16,8 @@ from dear import recordings
 from dear.__main__ import app
 from dear.audio import log_mel, read
 from dear.data.folder import AudioFolder
-from dear.listener import LISTENER, Listener, ListenerConfig, features_of, hear, train_listener
+from dear.listener import LISTENER, Listener, ListenerConfig, hear, train_listener
+from dear.metrics.features import features_of
 from dear.recordings import RecordedMels
 from dear.training import TrainConfig
 
