@@ -14,10 +14,13 @@ def hidden_state_loss(
 ) -> Tensor:
     """Mean squared difference of hidden states: over the width, the positions, the batch, and the layers chosen.
 
-        L_distill = mean_{layer, (b, n) in positions, c} (h_student - h_teacher)^2
+        L_distill = mean_layer  s_layer  mean_{(b, n) in positions, c} (h_student - h_teacher)^2
+        s_layer = mean h_last^2 / mean h_layer^2        (both of the teacher's, at the same positions)
 
     The reduction is a mean throughout, so the weight 1000 of AudioDEAR (whose own reduction is not published) means
-    the same at any width, length and mask ratio. The teacher gets no gradient.
+    the same at any width, length and mask ratio. s is 1 for the last layer, and lets every other count as if it were
+    as large: the shipped teacher's layers before the final norm have 80 to 3500 times the power of h, and would be all
+    that a plain mean looks at. The teacher gets no gradient.
 
     student_layers, teacher_layers: as MaskedTransformer returns them, each (B, N, C), the last one h.
     masked: (B, N) bool, count these positions only; None: all.  layers: "last", "all", or indices into the lists.
@@ -31,9 +34,17 @@ def hidden_state_loss(
                 f"student and teacher must have hidden states of one shape, got {tuple(student.shape)} and "
                 f"{tuple(teacher.shape)} in layer {index}; build the student with the teacher's width and tokens"
             )
-        squared = (student - teacher).square().mean(dim=-1)
-        losses.append((squared if masked is None else squared[masked]).mean())
+        loss = _power(student - teacher, masked)
+        if index not in (-1, len(teacher_layers) - 1):
+            loss = loss * _power(teacher_layers[-1].detach(), masked) / _power(teacher, masked)
+        losses.append(loss)
     return torch.stack(losses).mean()
+
+
+def _power(x: Tensor, masked: Tensor | None) -> Tensor:
+    """Mean square of x (B, N, C) over the width and the positions that count."""
+    squared = x.square().mean(dim=-1)
+    return (squared if masked is None else squared[masked]).mean()
 
 
 def gradient_norm_ratio(loss_a: Tensor, loss_b: Tensor, parameters: Iterable[Tensor]) -> float:

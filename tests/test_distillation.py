@@ -10,13 +10,24 @@ from dear.distillation import gradient_norm_ratio, hidden_state_loss
 
 def test_hand_computed():
     # One clip, two tokens, width 2. Layer 0 differs by (1, 1), (2, 2); layer 1 by (3, 0), (0, 0).
-    student = [torch.tensor([[[1.0, 1.0], [2.0, 2.0]]]), torch.tensor([[[3.0, 0.0], [0.0, 0.0]]])]
-    teacher = [torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)]
+    # The teacher's last layer has the mean square 1, its first one 4, at either token.
+    student = [torch.tensor([[[3.0, 3.0], [4.0, 4.0]]]), torch.tensor([[[4.0, 1.0], [1.0, 1.0]]])]
+    teacher = [torch.full((1, 2, 2), 2.0), torch.ones(1, 2, 2)]
     second = torch.tensor([[False, True]])
     assert hidden_state_loss(student, teacher).item() == pytest.approx(9 / 4)
-    assert hidden_state_loss(student, teacher, layers=(0,)).item() == pytest.approx((1 + 4) / 2)
-    assert hidden_state_loss(student, teacher, layers="all").item() == pytest.approx((9 / 4 + 5 / 2) / 2)
-    assert hidden_state_loss(student, teacher, second, layers=(0, -1)).item() == pytest.approx((4 + 0) / 2)
+    assert hidden_state_loss(student, teacher, layers=(0,)).item() == pytest.approx((1 + 4) / 2 / 4)
+    assert hidden_state_loss(student, teacher, layers="all").item() == pytest.approx((9 / 4 + 5 / 2 / 4) / 2)
+    assert hidden_state_loss(student, teacher, second, layers=(0, -1)).item() == pytest.approx((4 / 4 + 0) / 2)
+    assert hidden_state_loss(student, teacher, second, layers=(0, 1)).item() == pytest.approx((4 / 4 + 0) / 2)
+
+
+def test_a_layer_counts_the_same_at_any_size():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = ([torch.randn(2, 4, 3, generator=generator) for _ in range(3)] for _ in range(2))
+    masked = torch.rand(2, 4, generator=generator) < 0.6
+    larger = [[10 * x[0], x[1], x[2]] for x in (student, teacher)]
+    plain = hidden_state_loss(student, teacher, masked, "all").item()
+    assert hidden_state_loss(*larger, masked, "all").item() == pytest.approx(plain, rel=1e-5)
 
 
 def test_masked_positions_weigh_the_same_in_long_and_short_rows():
