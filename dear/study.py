@@ -18,6 +18,7 @@ from dear.data.cache import rendered
 from dear.evaluation import generate, score
 from dear.log import Record, origin
 from dear.metrics.features import features_of
+from dear.metrics.similarity import mean_distance
 from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import TextToAudio, fingerprint
 from dear.recipes import STUDENT, Workshop, soundworld_clips, train_student
@@ -67,12 +68,6 @@ class Judge:
         prompts = [c for c in self.captions[:captions] for _ in range(SAMPLES)]
         mels = generate(pipe, prompts, progress=False, **settings | {"seed": 1})
         return mean_distance(features_of(self.oracle, mels).unflatten(0, (-1, SAMPLES)))
-
-
-def mean_distance(features: Tensor) -> float:
-    """Mean Euclidean distance between the samples of a group, over pairs and groups; features (groups, samples, F)."""
-    m = features.shape[1]
-    return float(torch.cdist(features, features).sum() / (len(features) * m * (m - 1)))
 
 
 def settings_of(study: str, steps: int, seeds: int) -> list[dict]:

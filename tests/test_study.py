@@ -2,16 +2,15 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
 from dear import components, study
 from dear.__main__ import app
 from dear.data.cache import rendered
 from dear.log import Record
+from dear.metrics.similarity import mean_distance
 from dear.pipeline import TextToAudio, fingerprint
 from tests.test_recipes import Data
 
@@ -108,12 +107,6 @@ def test_another_teacher_is_another_study(tmp_path):
     assert fingerprint(tmp_path / "teacher") != fingerprint(MODELS / "teacher")
 
 
-def test_mean_distance_is_that_of_scipy():
-    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    assert study.mean_distance(x) == pytest.approx(np.mean([pdist(group).mean() for group in x.numpy()]), rel=1e-5)
-    assert study.mean_distance(x[:, :1].expand(-1, 4, -1)) == pytest.approx(0, abs=1e-3)
-
-
 def test_every_way_to_draw_is_another_and_changes_one_thing_from_the_grid():
     ways = study.ways_to_draw()
     assert len({tuple(sorted(way.items())) for way in ways}) == len(ways) == 30 + 8 + 3 + 3 + 3 + 2
@@ -161,7 +154,7 @@ def test_the_judge_scores_on_validation_captions_and_sees_spread(monkeypatch):
     # Clips of one caption lie closer together than clips of different captions.
     with torch.no_grad():
         features = judge.oracle.features(study.generate(pipe, judge.captions, progress=False, num_inference_steps=4))
-    assert 0 < judge.spread(pipe, 4, num_inference_steps=4) < study.mean_distance(features[None])
+    assert 0 < judge.spread(pipe, 4, num_inference_steps=4) < mean_distance(features[None])
 
 
 def test_the_command_trains_and_tells(tmp_path, monkeypatch):
