@@ -70,7 +70,9 @@ def train(
     ] = "soundworld",
     out: Annotated[Path, typer.Option(help="Folder for the finished models.")] = Path("models"),
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.jsonl.")] = Path("runs"),
-    steps: Annotated[int | None, typer.Option(help="Length of the training; the default is the part's own.")] = None,
+    steps: Annotated[int | None, typer.Option(
+        help="Length of the training; none: the part's own. With a length a teacher neither restarts nor grows."
+    )] = None,
     held_out: Annotated[
         str | None, typer.Option(help="Leave out the recordings whose column `fold` says this.")
     ] = None,

@@ -21,7 +21,7 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
     from dear.evaluation import verdict
 
     several = len(prompts) * count > 1
-    if not several and out.suffix not in (".wav", ".flac"):
+    if not several and out.suffix.lower() not in (".wav", ".flac"):
         raise ValueError(f"--out must end in .wav or .flac, got {out}")
     pipe = TextToAudio.from_pretrained(model)
     made = pipe(
@@ -34,7 +34,7 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
     heard = audio.log_mel(made.audios)
     oracle = components.load(Oracle, OracleConfig, components.WEIGHTS / "oracle") if model in SHIPPED else None
     if several:
-        out = out.with_suffix("") if out.suffix in (".wav", ".flac") else out
+        out = out.with_suffix("") if out.suffix.lower() in (".wav", ".flac") else out
     (out if several else out.parent).mkdir(parents=True, exist_ok=True)
     for i, wave in enumerate(made.audios):
         prompt = prompts[i // count]

@@ -48,7 +48,7 @@ def decode(
     order: (B, N), a permutation in each row, None: random.
     callback: called after each iteration with its index and what is still masked, (B, N) bool.
     """
-    _check(guidance_scale, guidance, guidance_schedule, temperature, temperature_schedule)
+    check_dials(guidance_scale, guidance, guidance_schedule, temperature, temperature_schedule)
     batch, count, width = len(text), backbone.config.tokens, backbone.config.token_dim
     shares = masking.decoding_schedule(decoding_schedule, num_inference_steps, count)
     fresh = {"generator": generator, "device": text.device}
@@ -112,9 +112,10 @@ def guided(net: Callable[..., Tensor], w: float) -> Callable[..., Tensor]:
     return net_with_guidance
 
 
-def _check(
+def check_dials(
     guidance_scale: float, guidance: str, guidance_schedule: str, temperature: float, temperature_schedule: str
 ) -> None:
+    """ValueError, with what was wanted, for settings that `decode` does not know."""
     if not 0 <= guidance_scale < float("inf"):
         raise ValueError(f"guidance_scale must be a number >= 0 (1 is no guidance), got {guidance_scale}")
     if guidance not in ("hidden", "prediction"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dear import components
 from dear.audio import SAMPLE_RATE, within_full_scale
 from dear.backbone import BackboneConfig, MaskedTransformer
-from dear.decoding import decode
+from dear.decoding import check_dials, decode
 from dear.head import AdaLNHead, HeadConfig
 from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
@@ -53,6 +53,10 @@ class Settings:
     temperature: float = 1.0
     temperature_schedule: str = "constant"
     objective_arguments: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_dials(self.guidance_scale, self.guidance, self.guidance_schedule, self.temperature,
+                    self.temperature_schedule)
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,10 @@ class TextToAudio:
             settings = json.loads(file.read_text(encoding="utf-8"))
             paths = {part: file.parent / settings["parts"][part] for part in _PARTS}
             settings = Settings(**{k: v for k, v in settings.items() if k != "parts"})
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            parts = {part: components.load(*_PARTS[part], path) for part, path in paths.items()}
+            return cls(**parts, settings=settings)
+        except (TypeError, KeyError, ValueError) as error:  # json's own error is a ValueError
             raise ValueError(f"{file} is not a model of this version: {error}") from error
-        return cls(**{part: components.load(*_PARTS[part], path) for part, path in paths.items()}, settings=settings)
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, shared: dict[str, str] | None = None

@@ -1,5 +1,6 @@
 """What `dear train` runs: oracle, VAE, text encoder, teacher and student, resumable, on SoundWorld or recordings."""
 
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +12,16 @@ from dear.backbone import BackboneConfig
 from dear.blocks import seeded
 from dear.contrastive import Pair, contrastive_loss
 from dear.data.cache import rendered
+from dear.data.captions import words as sentence_words
 from dear.data.draws import Draws, teacher_draws
-from dear.data.latents import Latents, prepare
+from dear.data.latents import Latents, fingerprint, prepare
 from dear.generator import Generator, grown, training_loss
 from dear.head import HeadConfig
 from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
 from dear.oracle import Oracle, OracleConfig, oracle_loss
-from dear.pipeline import Settings, TextToAudio, fingerprint
+from dear.pipeline import Settings, TextToAudio
+from dear.pipeline import fingerprint as weights_of
 from dear.text import TextConfig, TextEncoder, vocabulary_of
 from dear.training import TrainConfig, train
 from dear.vae import VAE, VAEConfig, texture_loss, vae_loss
@@ -98,7 +101,7 @@ def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> Path:
 
     with seeded(config.seed):
         vae = VAE(VAEConfig())
-    vae = shop.train(vae, loss, len(shop.data), config, "vae")
+    vae = shop.train(vae, loss, len(shop.data), config, "vae", about={"data": fingerprint(shop.data)[:12]})
     vae.cpu().fit_scale(shop.data.log_mels(range(min(1024, len(shop.data)))))
     components.save(vae, shop.out / "vae", torch.float16)
     return shop.out / "vae"
@@ -112,7 +115,7 @@ def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> Path:
     def loss(vae, indices, generator):
         return texture_loss(vae, *_there(generator, shop.data.log_mels(indices)), generator)
 
-    vae = shop.train(vae, loss, len(shop.data), config, "texture")
+    vae = shop.train(vae, loss, len(shop.data), config, "texture", about={"data": fingerprint(shop.data, vae)[:12]})
     components.save(vae, shop.out / "vae", torch.float16)
     return shop.out / "vae"
 
@@ -121,7 +124,9 @@ def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
     """Train a text encoder to know which caption belongs to which sound; the teacher's training goes on from there."""
     _, latents = shop.latents()
     with seeded(config.seed):
-        pair = Pair(TextConfig(vocabulary_of(latents.captions)), *latents.mean.shape[1:])
+        longest = max(len(sentence_words(caption)) for caption in latents.captions)
+        sizes = TextConfig(vocabulary_of(latents.captions), length=max(TextConfig.length, longest))
+        pair = Pair(sizes, *latents.mean.shape[1:])
     ids, words = pair.text.tokenize(latents.captions)
 
     def loss(pair, indices, generator):
@@ -131,7 +136,7 @@ def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
         found = (audio @ text.T).argmax(dim=1) == torch.arange(len(indices), device=audio.device)
         return contrastive_loss(audio, text, pair.log_scale.exp()), {"found": float(found.float().mean())}
 
-    pair = shop.train(pair, loss, len(latents), config, "text")
+    pair = shop.train(pair, loss, len(latents), config, "text", about={"data": latents.fingerprint[:12]})
     components.save(pair.text, shop.runs / "text" / "encoder")
     return shop.runs / "text" / "encoder"
 
@@ -152,13 +157,15 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
         head = HeadConfig(token_dim=width, cond_dim=backbone.width, times=1)
         model = Generator(text.config, backbone, head, mean=True)
     model.text.load_state_dict(text.state_dict())
-    model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", config.restart or None)
+    start = (shop.runs / "text" / "encoder" / "model.safetensors").read_bytes()
+    told = {"about": {"data": latents.fingerprint[:12], "text": hashlib.sha256(start).hexdigest()[:12]}}
+    model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", config.restart or None, **told)
     if config.restart:
-        model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", mask_law=LATE_LAW)
+        model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", mask_law=LATE_LAW, **told)
         further = replace(GROWN, seed=config.seed + 1)
         with seeded(further.seed):
             model = grown(model, **GROWTH)
-        model = _fit(shop, model, Diffusion(**TARGET), latents, further, GROWN_RUN, mask_law=LATE_LAW)
+        model = _fit(shop, model, Diffusion(**TARGET), latents, further, GROWN_RUN, mask_law=LATE_LAW, **told)
     settings = Settings("diffusion", "prediction", guidance_scale=2.5, sampling_steps=100, temperature=FIRST,
                         temperature_schedule="linear", objective_arguments=TARGET)
     components.save(model.text, shop.out / "text", STORED)
@@ -189,7 +196,10 @@ def train_student(
     others = [part for part in (*PARTS, GROWN_RUN) if part != "student"]
     if name in others or Path(name).name != name or not name.strip("."):
         raise ValueError(f"a student's name must be a folder's name and none of {', '.join(others)}, got {name!r}")
+    if layers not in ("last", "all"):
+        raise ValueError(f"layers must be 'last' or 'all', got {layers!r}")
     vae, latents = shop.latents()
+    mark = latents.fingerprint[:12]
     master, objective = TextToAudio.from_pretrained(shop.out / "teacher"), student_objective(vae, latents)
     with seeded(config.seed):
         teacher, model = _generator(master, times=1), _generator(master, times=0, **NOISE)
@@ -206,7 +216,7 @@ def train_student(
         "teacher": teacher.eval().requires_grad_(False), "distillation_weight": distillation_weight, "layers": layers,
     }  # fmt: skip
     about = {"distillation_weight": distillation_weight, "layers": layers, "from_scratch": from_scratch,
-             "freeze": freeze, "guided": guided, "teacher": fingerprint(shop.out / "teacher")}
+             "freeze": freeze, "guided": guided, "teacher": weights_of(shop.out / "teacher"), "data": mark}
     model = _fit(shop, model, objective, latents, config, name, about=about, **distillation)
     shared = {"backbone": "../teacher/backbone"} if freeze else {}
     push = {"guidance_scale": 2.0} if guided is None else {"guidance_scale": 3.0, "guidance_schedule": "linear"}

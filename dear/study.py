@@ -66,13 +66,13 @@ class Judge:
     def spread(self, pipe: TextToAudio, captions: int, **settings) -> float:
         """How far clips of one caption lie apart: mean distance of their oracle features, `SAMPLES` clips each."""
         prompts = [c for c in self.captions[:captions] for _ in range(SAMPLES)]
-        mels = generate(pipe, prompts, progress=False, **settings | {"seed": 1})
+        mels = generate(pipe, prompts, progress=False, **settings | {"seed": 1 + settings.get("seed", 0)})
         return mean_distance(features_of(self.oracle, mels).unflatten(0, (-1, SAMPLES)))
 
 
-def settings_of(study: str, steps: int, seeds: int) -> list[dict]:
-    """The keys of a study's students: settings, length and seed."""
-    told = {"steps": steps, "batch_size": SHORT.batch_size}
+def settings_of(study: str, steps: int, seeds: int, captions: int) -> list[dict]:
+    """The keys of a study's students: settings, length, seed, and on how many captions they are scored."""
+    told = {"steps": steps, "batch_size": SHORT.batch_size, "captions": captions}
     return [_BASE | changes | told | {"seed": seed} for changes in STUDENTS[study] for seed in range(seeds)]
 
 
@@ -84,7 +84,7 @@ def study_students(study: str, models: Path, runs: Path, record: Path, *, steps:
     SoundWorld's training split.
     """
     lines, teacher = Record(record), fingerprint(models / "teacher")
-    keys = [key | {"teacher": teacher} for key in settings_of(study, steps, seeds)]
+    keys = [key | {"teacher": teacher} for key in settings_of(study, steps, seeds, captions)]
     missing = [key for key in keys if not lines.find(key)]
     if missing:
         shop = _workshop(models, runs / teacher, data, progress)

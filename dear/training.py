@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from tqdm import tqdm
 
@@ -138,7 +138,7 @@ class Run:
         """Continue from the checkpoint if there is one; one of another configuration or model is a ValueError."""
         if not self.path.exists():
             return
-        with safe_open(self.path, "pt") as file:
+        with _opened(self.path) as file:
             told, mine = json.loads(file.metadata()["config"]), self.settings
             if told != mine:
                 keys = [k for k in told | mine if told.get(k) != mine.get(k)]
@@ -158,6 +158,14 @@ class Run:
                             place = "cpu" if key == "step" else parameter.device
                             self._optimizer_state(parameter)[key] = file.get_tensor(moment).to(place)
             self.step = int(file.metadata()["step"])
+
+
+def _opened(path: Path):
+    """The file to read from; a damaged one is a ValueError that says what to do."""
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to begin this training anew") from error
 
 
 @contextmanager

@@ -132,12 +132,13 @@ def train_heads(pipe: TextToAudio, latents: Latents, objectives: dict, config: T
     ids, words = pipe.text.tokenize(latents.captions)
 
     def loss(heads, indices, generator):
-        tokens = latents.draw(indices, generator)
+        pipe.to(generator.device)
+        tokens, read = latents.draw(indices, generator), words[indices].to(generator.device)
         masked = training_mask(*tokens.shape[:2], generator)
-        drop = torch.rand(len(tokens), generator=generator) < 0.1
+        drop = torch.rand(len(tokens), generator=generator, device=tokens.device) < 0.1
         with torch.no_grad():
-            text = pipe.text(ids[indices], words[indices])
-            h = pipe.backbone(tokens, masked, text, words[indices], drop)[masked]
+            text = pipe.text(ids[indices].to(tokens.device), read)
+            h = pipe.backbone(tokens, masked, text, read, drop)[masked]
         parts = {k: objectives[k].loss(net, tokens[masked], h, generator).mean() for k, net in heads.items()}
         return sum(parts.values()), {k: float(part.detach()) for k, part in parts.items()}
 

@@ -70,6 +70,20 @@ def test_none_or_three_kinds_are_refused(text):
         parse(text)
 
 
+@pytest.mark.parametrize(("text", "said_why"), [
+    ("after a bell, a bird", "'after' is understood between two sounds"),
+    ("before a bell a bird", "'before' is understood between"),
+    ("first a bird, and after it a bell", "says reversed and in order"),
+    ("a bell then a bird at once, together", "says in order and at once"),
+    ("a bell without a bird", "says without"),
+    ("a bell that is quiet and low", "has 'low' behind the sound"),
+    ("a bell then a bird, loud", "has 'loud' behind"),
+])
+def test_what_would_be_misread_is_refused(text, said_why):
+    with pytest.raises(ValueError, match=said_why):
+        parse(text)
+
+
 def test_words_are_lower_case_and_keep_hyphens():
     assert words("A High-Pitched, LOUD bell -- 2 times!") == ["a", "high-pitched", "loud", "bell", "times"]
     assert words("Öl café") == ["öl", "café"] and words(" 12 ?") == []

@@ -12,6 +12,7 @@ from dear.__main__ import app
 from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.data import captions
 from dear.head import AdaLNHead, HeadConfig
+from dear.oracle import Oracle
 from dear.pipeline import Settings, TextToAudio
 from dear.text import TextConfig, TextEncoder
 from dear.vae import VAE, VAEConfig
@@ -71,6 +72,31 @@ def test_generate_writes_several_clips_into_a_folder(model, tmp_path):
     code, said = run("generate", "a low bell", "a high bird", "--count", 2, "-o", tmp_path / "clips", "--model", model)
     assert code == 0, said
     assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == ["1.wav", "2.wav", "3.wav", "4.wav"]
+
+
+def test_generate_tells_of_each_clip_with_its_own_prompt_and_verdict(model, tmp_path, monkeypatch):
+    class Ear:
+        def read(self, log_mels):
+            assert len(log_mels) == 1
+            read.append(float(log_mels.mean()))
+            return torch.tensor([[0, 8, 0, 1, -1, -1, -1]])  # a single loud low bell, whatever it is given
+
+    read = []
+    monkeypatch.setattr(commands, "SHIPPED", {str(model): "here"})
+    load = components.load
+    monkeypatch.setattr(components, "load", lambda net, *rest: Ear() if net is Oracle else load(net, *rest))
+    code, said = run("generate", "a low bell", "a high bird", "a bell, loud", "--count", 2,
+                     "-o", tmp_path / "clips.WAV", "--model", model)
+    assert code == 0, said
+    lines = said.splitlines()
+    told = [line for line in lines if ".wav: " in line]
+    assert [line.split("clips/")[1].split(", ")[0] for line in told] == [
+        "1.wav: 'a low bell'", "2.wav: 'a low bell'", "3.wav: 'a high bird'", "4.wav: 'a high bird'",
+        "5.wav: 'a bell", "6.wav: 'a bell"]
+    heard = [line for line in lines if "oracle heard" in line]
+    assert ["all right" in line for line in heard] == [True, True, False, False]
+    assert sum("no verdict: " in line and "behind the sound" in line for line in lines) == 2
+    assert len(set(read[:4])) == 4  # each clip was heard, not one of them again
 
 
 def test_generate_repeats_itself_by_seed(model, tmp_path):

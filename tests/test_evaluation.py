@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from dear import evaluation
 from dear.audio import log_mel
+from dear.data.cache import rendered
 from dear.data.soundworld import KINDS, LOUDNESSES, PITCHES, RELATIONS, SoundWorld, combinations
 from dear.evaluation import agreement, generate, is_unseen, score, signals, verdict
 from dear.metrics.features import features_of
@@ -128,6 +130,30 @@ def test_score_joins_agreement_and_distance():
     assert found["clips"] == 300 and found["all"]["kind"] == pytest.approx(299 / 300)
     # Two unit Gaussians whose means are 2 apart in both dimensions: 8; 0.3 is 2 standard deviations of the estimate.
     assert found["frechet"] == pytest.approx(8, abs=1)
+
+
+def test_report_measures_floor_reconstructions_and_models_against_other_clips(monkeypatch, capsys):
+    asked = []
+
+    def few(split, count, seed):
+        asked.append((split, count, seed))
+        return rendered(split, 70 if count == 2000 else count, seed, progress=False)
+
+    monkeypatch.setattr(evaluation, "rendered", few)
+    monkeypatch.setattr(evaluation, "generate", lambda pipe, texts, seed, **told: asked.append((texts, seed, told))
+                        or torch.full((len(texts), 256, 64), -8.0))
+    rows = evaluation.report(["soundworld"], 66, "validation", 3, num_inference_steps=4)
+    assert asked[:2] == [("validation", 66, 3), ("validation", 2000, 4)]  # the reference is of other clips
+    texts, seed, told = asked[2]
+    assert texts == rendered("validation", 66, 3, progress=False).captions
+    assert (seed, told) == (3, {"num_inference_steps": 4})
+    names = ["rendered clips", "VAE reconstructions", "soundworld"]
+    assert [row["model"] for row in rows] == names
+    floor, rebuilt, silent = rows
+    assert floor["all"]["kind"] > 0.95 and rebuilt["all"]["kind"] > 0.9 > 0.5 > silent["all"]["kind"]
+    assert 0 < floor["frechet"] < silent["frechet"] and rebuilt["frechet"] != floor["frechet"]
+    said = capsys.readouterr().out
+    assert said.startswith("66 captions of the validation split") and all(said.count(name) == 2 for name in names)
 
 
 class Pipe:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dear.data import latents as module
-from dear.data.latents import prepare
+from dear.data.latents import fingerprint, prepare
 from dear.vae import VAE, VAEConfig, unpatchify
 
 
@@ -75,6 +75,21 @@ def test_another_vae_or_other_data_are_encoded_anew(vae, tmp_path, encodings):
         vae.latent_std.mul_(2)
     assert not torch.equal(prepare(vae, Data(), path, progress=False).mean, old.mean)
     assert encodings == [64, 36] * 6
+
+
+def test_damaged_latents_are_made_anew(vae, tmp_path):
+    path = tmp_path / "latents.safetensors"
+    first = prepare(vae, Data(), path, progress=False)
+    path.write_bytes(path.read_bytes()[:100])
+    assert torch.equal(prepare(vae, Data(), path, progress=False).mean, first.mean)
+
+
+def test_a_fingerprint_tells_data_and_encoders_apart(vae):
+    marks = {fingerprint(Data()), fingerprint(Data(1)), fingerprint(Data(), vae)}
+    with torch.no_grad():
+        vae.stem.weight.add_(1)
+    marks.add(fingerprint(Data(), vae))
+    assert len(marks) == 4 and fingerprint(Data()) in marks
 
 
 def test_an_interrupted_call_leaves_nothing(vae, tmp_path, monkeypatch):

@@ -233,6 +233,9 @@ def spoil(**changes):
     (lambda told: json.dumps({k: v for k, v in told.items() if k != "parts"}), "not a model of this version: 'parts'"),
     (spoil(parts={"text": "text"}), "not a model of this version: 'vae'"),
     (spoil(colour="red"), "not a model of this version: .*colour"),
+    (spoil(objective_arguments={"noise": 8}), "not a model of this version: .*noise"),
+    (spoil(guidance="hiden"), "guidance must be 'hidden' or 'prediction', got 'hiden'"),
+    (spoil(temperature_schedule="cosine"), "temperature_schedule must be 'constant' or 'linear'"),
     (spoil(objective="flow"), "objective must be one of energy, diffusion, got 'flow'"),
 ])
 def test_a_broken_model_json_is_named(pipe, tmp_path, change, message):

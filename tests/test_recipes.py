@@ -37,6 +37,12 @@ class Spy(Workshop):
         return module.eval()
 
 
+class Apart(Spy):
+    """A second spy beside `shop`."""
+
+    seen, ends, about = {}, {}, {}
+
+
 def same(a, b) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
@@ -104,6 +110,44 @@ def test_a_student_starts_from_the_teacher_and_keeps_its_text(shop, monkeypatch)
     assert told["objective"].noise_dim == stored.objective.noise_dim == student.head.config.noise_dim == 8
     assert same(told["teacher"].backbone, master.backbone) and same(told["teacher"].head, master.head)
     assert not any(p.requires_grad for p in told["teacher"].parameters())
+
+
+def test_runs_are_about_their_data_and_the_parts_they_read(shop, tmp_path):
+    class Others(Data):
+        def log_mels(self, indices):
+            return super().log_mels(indices) + 1
+
+    other = Apart(Others(), tmp_path / "runs", tmp_path / "out", progress=False)
+    for part in (train_vae, train_text, train_teacher):
+        part(shop)
+    train_student(shop)
+    before = shop.about
+    for part in (train_vae, train_text, train_teacher):
+        part(other)
+    train_student(other)
+    for name in ("vae", "text", "teacher", "student"):
+        assert before[name]["data"] != other.about[name]["data"], name
+    assert before["teacher"]["text"] == other.about["teacher"]["text"]  # captions, sizes and seed are the same
+    train_text(other, TrainConfig(steps=5, seed=1))
+    train_teacher(other)
+    assert other.about["teacher"]["text"] != before["teacher"]["text"]
+
+
+def test_the_text_encoder_takes_the_longest_caption_there_is(tmp_path):
+    class Long(Data):
+        captions = [*Data.captions[:7], " ".join(30 * ["bell"])]
+
+    long = Apart(Long(), tmp_path / "runs", tmp_path / "out", progress=False)
+    train_vae(long)
+    train_text(long)
+    assert long.seen["text"][0].text.config.length == 30
+    train_teacher(long)
+    assert long.seen["teacher"][0].backbone.config.text_length == 30
+
+
+def test_unknown_layers_are_refused_before_anything_is_drawn(shop):
+    with pytest.raises(ValueError, match="layers must be 'last' or 'all', got 'lst'"):
+        train_student(shop, layers="lst", guided=2.0, name="other")
 
 
 def test_a_students_run_is_about_its_settings_and_its_teacher(shop):

@@ -51,15 +51,15 @@ def students(tmp_path, name="lambda", seeds=1):
 
 
 def test_the_students_of_a_study_differ_in_what_it_is_about():
-    keys = study.settings_of("lambda", steps=1000, seeds=2)
+    keys = study.settings_of("lambda", steps=1000, seeds=2, captions=16)
     assert [k["distillation_weight"] for k in keys] == [w for w in (0, 10, 100, 1000, 5000) for _ in range(2)]
     assert [k["seed"] for k in keys] == [0, 1] * 5
     rest = [{n: v for n, v in k.items() if n not in ("distillation_weight", "seed")} for k in keys]
     assert all(r == rest[0] for r in rest)
     usual = {"distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False}
     for name in study.STUDENTS:  # all have the paper's setting in common
-        assert usual | {"steps": 5, "batch_size": 16, "seed": 0} in study.settings_of(name, steps=5, seeds=1)
-    for key in study.settings_of("initialisation", 5, 1):  # a frozen backbone has no hidden state to move
+        assert usual | {"steps": 5, "batch_size": 16, "captions": 8, "seed": 0} in study.settings_of(name, 5, 1, 8)
+    for key in study.settings_of("initialisation", 5, 1, 8):  # a frozen backbone has no hidden state to move
         assert not key["freeze"] or key["distillation_weight"] == 0
 
 
@@ -154,7 +154,10 @@ def test_the_judge_scores_on_validation_captions_and_sees_spread(monkeypatch):
     # Clips of one caption lie closer together than clips of different captions.
     with torch.no_grad():
         features = judge.oracle.features(study.generate(pipe, judge.captions, progress=False, num_inference_steps=4))
-    assert 0 < judge.spread(pipe, 4, num_inference_steps=4) < mean_distance(features[None])
+    spread = judge.spread(pipe, 4, num_inference_steps=4)
+    assert 0 < spread < mean_distance(features[None])
+    assert judge.spread(pipe, 4, num_inference_steps=4, seed=0) == spread  # the seed of a way reaches its spread
+    assert judge.spread(pipe, 4, num_inference_steps=4, seed=1) != spread
 
 
 def test_the_command_trains_and_tells(tmp_path, monkeypatch):

@@ -325,6 +325,13 @@ def test_other_settings_or_another_model_are_refused(tmp_path):
         fit(tmp_path, about={"layers": (1, 2)})
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    fit(tmp_path, stop_after=3)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="checkpoint.safetensors is damaged .*delete it"):
+        fit(tmp_path)
+
+
 def test_what_a_run_is_about_belongs_to_it(tmp_path):
     about = {"weight": 10.0, "layers": (1, 2)}  # json makes a list of the pair, which is no other setting
     fit(tmp_path, stop_after=3, about=about)

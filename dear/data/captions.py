@@ -27,6 +27,8 @@ RELATIONS = {
 _MASS = {"hiss", "static", "wind", "rain", "drizzle", "tapping", "birdsong"}
 _WORDS_OF = {kind: [set(phrase.split()) for phrase in phrases] for kind, phrases in KINDS.items()}
 _REVERSED, _ORDERED = {"after", "preceded"}, {"then", "followed", "before", "first"}
+_AT_ONCE = {"while", "together", "over", "during"}
+_NOT = {"no", "not", "without", "never", "nor", "neither"}
 
 
 def words(text: str) -> list[str]:
@@ -69,7 +71,8 @@ def parse(text: str) -> tuple[str, list[dict[str, str | None]]]:
     """Relation and events that a caption states; what it leaves unsaid is None.
 
     Events come in the order in which they sound ("B after A" gives A, B). Raises ValueError if no kind of sound,
-    or more than two, is named.
+    or more than two, is named, and where reading word by word would get it wrong: a word that says no, relations that
+    contradict each other or stand before the first sound ("after a bell a bird"), a quality behind its sound.
     """
     tokens, events, current = words(text), [], {"kind": None, "pitch": None, "loudness": None}
     recent: list[str] = []
@@ -78,6 +81,8 @@ def parse(text: str) -> tuple[str, list[dict[str, str | None]]]:
             for value, synonyms in table.items():
                 if token in synonyms:
                     current[name] = value
+        if not events and token in (_REVERSED | _ORDERED | _AT_ONCE) - {"first"}:
+            raise ValueError(f"{token!r} is understood between two sounds, as in 'a bell {token} a bird', got {text!r}")
         recent = [*recent[-1:], token]
         for kind, phrases in _WORDS_OF.items():
             if {token} in phrases or (len(recent) == 2 and set(recent) in phrases):
@@ -87,6 +92,13 @@ def parse(text: str) -> tuple[str, list[dict[str, str | None]]]:
     if not 1 <= len(events) <= 2:
         known = ", ".join(KINDS)
         raise ValueError(f"wanted one or two kinds of sound ({known}), found {len(events)} in {text!r}")
+    said = [name for name, there in (("reversed", _REVERSED), ("in order", _ORDERED), ("at once", _AT_ONCE))
+            if there & set(tokens)]
+    late = [value for value in current.values() if value]
+    if _NOT & set(tokens) or len(said) > 1 or late:
+        why = (f"says {' and '.join(_NOT & set(tokens))}" if _NOT & set(tokens)
+               else f"has {late[0]!r} behind the sound it belongs to" if late else f"says {' and '.join(said)}")
+        raise ValueError(f"{text!r} {why}, which the grammar does not have; say it as in 'a loud low bell then a bird'")
     if len(events) == 1:
         return "single", events
     if _REVERSED & set(tokens):

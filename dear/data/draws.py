@@ -4,12 +4,11 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from dear.components import write_tensors
-from dear.data.latents import Latents
+from dear.data.latents import Latents, stored
 from dear.decoding import guided
 from dear.masking import CLASSROOM_LAW, training_mask
 
@@ -51,10 +50,8 @@ def teacher_draws(
     for value in (*weights, latents.mean, latents.std):
         digest.update(value.cpu().contiguous().numpy().tobytes())
     digest.update("\n".join(latents.captions).encode())
-    if path.exists():
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("fingerprint") == digest.hexdigest():
-                return Draws(file.get_tensor("tokens"), file.get_tensor("masked"), list(latents.captions))
+    if there := stored(path, digest.hexdigest()):
+        return Draws(there["tokens"], there["masked"], list(latents.captions))
     found = []
     for start in tqdm(range(0, len(latents), BATCH), f"drawing the teacher's tokens into {path}", disable=not progress):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + start)

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dear.audio import SAMPLE_RATE, read
+from dear.data.captions import words
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SHORTEST_S = 0.1  # less than this is a click, whatever the caption says
@@ -147,6 +148,8 @@ class _Scan:
             raise _Unusable("more cells than columns (a caption with a comma needs quotes)")
         if not row["caption"]:
             raise _Unusable("no caption")
+        if not words(row["caption"]):
+            raise _Unusable(f"caption without a word: {row['caption']!r}")
         if not file:
             raise _Unusable("no such file in the folder or its subfolder audio")
         waveform = _decode(file)
@@ -206,6 +209,8 @@ def _read_rows(path: Path, captions: str) -> list[tuple[int, dict]]:
             reader = csv.DictReader(file, restval="")
             reader.fieldnames = [column.strip() for column in reader.fieldnames or []]
             rows = [(reader.line_num, {k: v.strip() if k is not None else v for k, v in r.items()}) for r in reader]
+    except csv.Error as error:
+        raise ValueError(f"{table}, line {reader.line_num}: {error}; is a quote not closed?") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{table}: not utf-8 (byte {error.start}: {error.reason}); save it as utf-8") from error
     missing = [column for column in ("filename", "caption") if column not in reader.fieldnames]
