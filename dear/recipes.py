@@ -189,7 +189,8 @@ def train_student(
     of h (0.3 of what a new norm gives), and AdamW would need hundreds of steps for that alone. Weight 0 trains without
     distillation: same start, same data, same masks, same number of steps. With `freeze` (the paper's ablation) the
     backbone stays the teacher's, is shared with it on disk, and the head alone learns. `guided` replaces the data as
-    targets by what the teacher draws with that guidance (`teacher_draws`); then a scale that rises from 1 suits best.
+    targets by what the teacher draws with that guidance (`teacher_draws`); less guidance of its own is then left to
+    choose.
     """
     if freeze and from_scratch:
         raise ValueError("a backbone that starts from scratch must learn: choose freeze or from_scratch")
@@ -219,8 +220,7 @@ def train_student(
              "freeze": freeze, "guided": guided, "teacher": weights_of(shop.out / "teacher"), "data": mark}
     model = _fit(shop, model, objective, latents, config, name, about=about, **distillation)
     shared = {"backbone": "../teacher/backbone"} if freeze else {}
-    push = {"guidance_scale": 2.0} if guided is None else {"guidance_scale": 3.0, "guidance_schedule": "linear"}
-    settings = Settings(**push, objective_arguments=NOISE)
+    settings = Settings(guidance_scale=2.0 if guided is None else 1.5, objective_arguments=NOISE)
     return _save(shop, model, vae, settings, name, shared)
 
 

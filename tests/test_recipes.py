@@ -218,5 +218,4 @@ def test_a_guided_student_learns_the_teachers_draws_and_wants_less_guidance(shop
     assert same(asked["teacher"].backbone, TextToAudio.from_pretrained(shop.out / "teacher").backbone)
     told = loss_arguments(shop, "guided", monkeypatch)
     assert torch.equal(told["masked"], draws.masked[[1, 5]])
-    settings = TextToAudio.from_pretrained(folder).settings
-    assert (settings.guidance_scale, settings.guidance_schedule) == (3.0, "linear")
+    assert TextToAudio.from_pretrained(folder).settings.guidance_scale == 1.5 < 2.0
