@@ -17,7 +17,6 @@ class OracleConfig:
 
     mels: int = 64
     frames: int = 256
-    patch: int = 4
     width: int = 128
     blocks: int = 3
     features: int = 64

@@ -20,7 +20,6 @@ class VAEConfig:
     """Sizes of the VAE; `steps_per_token` latent steps make one token."""
 
     mels: int = 64
-    frames: int = 256
     patch: int = 4
     channels: int = 24
     noise: int = 32

@@ -25,7 +25,7 @@ class Data:
 @pytest.fixture
 def vae():
     torch.manual_seed(0)
-    net = VAE(VAEConfig(mels=8, frames=16, channels=3, noise=2, width=12, texture_width=8, blocks=1))
+    net = VAE(VAEConfig(mels=8, channels=3, noise=2, width=12, texture_width=8, blocks=1))
     net.fit_scale(Data().mels)
     return net
 

@@ -28,7 +28,7 @@ def tiny(objective: str = "energy", seed: int = 0) -> TextToAudio:
     size = BackboneConfig(TOKENS, 8, 16, text_length=6, width=24, encoder_layers=1, decoder_layers=1, heads=2)
     backbone = MaskedTransformer(size)
     head = AdaLNHead(HeadConfig(token_dim=8, cond_dim=24, width=16, depth=1, times=int(objective == "diffusion")))
-    vae = VAE(VAEConfig(frames=FRAMES, channels=4, noise=4, width=16, texture_width=16, blocks=1))
+    vae = VAE(VAEConfig(channels=4, noise=4, width=16, texture_width=16, blocks=1))
     with torch.no_grad():  # layers that start at zero are moved, so that text, h and noise all reach the sound
         for net in (backbone, head):
             for p in net.parameters():

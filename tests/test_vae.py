@@ -7,7 +7,7 @@ import torch
 from dear.blocks import SPREAD
 from dear.vae import VAE, VAEConfig, patch_score, patchify, texture_loss, unpatchify, vae_loss
 
-SMALL = VAEConfig(mels=20, frames=32, channels=4, noise=4, width=24, texture_width=16, blocks=1)
+SMALL = VAEConfig(mels=20, channels=4, noise=4, width=24, texture_width=16, blocks=1)
 
 
 def gen(seed=0):
