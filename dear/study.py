@@ -29,7 +29,7 @@ STUDENTS = {  # what each student of a study has other than _BASE
     "lambda": [{"distillation_weight": float(w)} for w in (0, 10, 100, 1000, 5000)],
     "initialisation": [{}, {"distillation_weight": 0.0}, _SCRATCH, _SCRATCH | {"distillation_weight": 0.0},
                        {"freeze": True, "distillation_weight": 0.0}],
-    "layers": [{}, {"layers": "all"}, _SCRATCH, _SCRATCH | {"layers": "all"}],
+    "layers": [{}, {"layers": "all"}],
 }
 SHORT = dataclasses.replace(STUDENT, batch_size=16)  # of their trainings; half of the shipped student's batch
 GUIDANCES = (1.0, 2.0, 3.0)
