@@ -1,9 +1,11 @@
 """Weights on disk: one folder a network, config.json beside model.safetensors."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,3 +73,11 @@ def load(network: type, config: type, folder: str | Path) -> nn.Module:
     except (TypeError, AttributeError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{folder} does not hold a {network.__name__}: {error}") from error
     return module.eval()
+
+
+def digest(texts: Iterable[str], *tensors: torch.Tensor) -> str:
+    """First 12 hex digits of the hash of texts and tensors: whether something was made with these."""
+    found = hashlib.sha256("\n".join(texts).encode())
+    for tensor in tensors:
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]

@@ -1,6 +1,5 @@
 """The listener: a small classifier of recordings, in whose features models of real sound are compared."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dear.blocks import ConvBlock, seeded
+from dear.components import digest
 from dear.metrics.features import features_of
 from dear.training import TrainConfig, train
 
@@ -78,8 +78,7 @@ def train_listener(mels: Tensor, labels: Sequence[str], out: Path, config: Train
 
     with seeded(config.seed):
         listener = Listener(ListenerConfig(classes))
-    told = "\n".join(labels).encode() + mels[:: max(1, len(mels) // 16)].contiguous().numpy().tobytes()
-    about = {"data": hashlib.sha256(told).hexdigest()[:12]}
+    about = {"data": digest(labels, mels[:: max(1, len(mels) // 16)])}
     listener = train(listener, loss, len(mels), config, out, about=about, progress=progress).cpu()
     listener.spread.copy_(features_of(listener, mels).std(0))
     return listener

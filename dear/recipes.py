@@ -1,6 +1,5 @@
 """What `dear train` runs: oracle, VAE, text encoder, teacher and student, resumable, on SoundWorld or recordings."""
 
-import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +13,13 @@ from dear.contrastive import Pair, contrastive_loss
 from dear.data.cache import rendered
 from dear.data.captions import words as sentence_words
 from dear.data.draws import Draws, teacher_draws
-from dear.data.latents import Latents, fingerprint, prepare
+from dear.data.latents import Latents, data_fingerprint, prepare
 from dear.generator import Generator, grown, training_loss
 from dear.head import HeadConfig
 from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
 from dear.oracle import Oracle, OracleConfig, oracle_loss
-from dear.pipeline import Settings, TextToAudio
-from dear.pipeline import fingerprint as weights_of
+from dear.pipeline import Settings, TextToAudio, fingerprint
 from dear.text import TextConfig, TextEncoder, vocabulary_of
 from dear.training import TrainConfig, train
 from dear.vae import VAE, VAEConfig, texture_loss, vae_loss
@@ -101,7 +99,7 @@ def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> Path:
 
     with seeded(config.seed):
         vae = VAE(VAEConfig())
-    vae = shop.train(vae, loss, len(shop.data), config, "vae", about={"data": fingerprint(shop.data)[:12]})
+    vae = shop.train(vae, loss, len(shop.data), config, "vae", about={"data": data_fingerprint(shop.data)})
     vae.cpu().fit_scale(shop.data.log_mels(range(min(1024, len(shop.data)))))
     components.save(vae, shop.out / "vae", torch.float16)
     return shop.out / "vae"
@@ -115,7 +113,7 @@ def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> Path:
     def loss(vae, indices, generator):
         return texture_loss(vae, *_there(generator, shop.data.log_mels(indices)), generator)
 
-    vae = shop.train(vae, loss, len(shop.data), config, "texture", about={"data": fingerprint(shop.data, vae)[:12]})
+    vae = shop.train(vae, loss, len(shop.data), config, "texture", about={"data": data_fingerprint(shop.data, vae)})
     components.save(vae, shop.out / "vae", torch.float16)
     return shop.out / "vae"
 
@@ -136,7 +134,7 @@ def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
         found = (audio @ text.T).argmax(dim=1) == torch.arange(len(indices), device=audio.device)
         return contrastive_loss(audio, text, pair.log_scale.exp()), {"found": float(found.float().mean())}
 
-    pair = shop.train(pair, loss, len(latents), config, "text", about={"data": latents.fingerprint[:12]})
+    pair = shop.train(pair, loss, len(latents), config, "text", about={"data": latents.fingerprint})
     components.save(pair.text, shop.runs / "text" / "encoder")
     return shop.runs / "text" / "encoder"
 
@@ -157,8 +155,7 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
         head = HeadConfig(token_dim=width, cond_dim=backbone.width, times=1)
         model = Generator(text.config, backbone, head, mean=True)
     model.text.load_state_dict(text.state_dict())
-    start = (shop.runs / "text" / "encoder" / "model.safetensors").read_bytes()
-    told = {"about": {"data": latents.fingerprint[:12], "text": hashlib.sha256(start).hexdigest()[:12]}}
+    told = {"about": {"data": latents.fingerprint, "text": components.digest([], *text.state_dict().values())}}
     model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", config.restart or None, **told)
     if config.restart:
         model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", mask_law=LATE_LAW, **told)
@@ -200,7 +197,7 @@ def train_student(
     if layers not in ("last", "all"):
         raise ValueError(f"layers must be 'last' or 'all', got {layers!r}")
     vae, latents = shop.latents()
-    mark = latents.fingerprint[:12]
+    data = latents.fingerprint  # of what the targets were made from, also where draws take their place
     master, objective = TextToAudio.from_pretrained(shop.out / "teacher"), student_objective(vae, latents)
     with seeded(config.seed):
         teacher, model = _generator(master, times=1), _generator(master, times=0, **NOISE)
@@ -217,7 +214,7 @@ def train_student(
         "teacher": teacher.eval().requires_grad_(False), "distillation_weight": distillation_weight, "layers": layers,
     }  # fmt: skip
     about = {"distillation_weight": distillation_weight, "layers": layers, "from_scratch": from_scratch,
-             "freeze": freeze, "guided": guided, "teacher": weights_of(shop.out / "teacher"), "data": mark}
+             "freeze": freeze, "guided": guided, "teacher": fingerprint(shop.out / "teacher"), "data": data}
     model = _fit(shop, model, objective, latents, config, name, about=about, **distillation)
     shared = {"backbone": "../teacher/backbone"} if freeze else {}
     settings = Settings(guidance_scale=2.0 if guided is None else 1.5, objective_arguments=NOISE)

@@ -141,7 +141,9 @@ def train_heads(pipe: TextToAudio, latents: Latents, objectives: dict, config: T
         return sum(parts.values()), {k: float(part.detach()) for k, part in parts.items()}
 
     with tempfile.TemporaryDirectory() as folder:
-        return train(heads, loss, len(latents), config, folder)
+        heads = train(heads, loss, len(latents), config, folder)
+    pipe.to("cpu")  # where the clips are that come next
+    return heads.cpu()
 
 
 def run(models: Path, record: Path | None = None, picture: Path | None = None, clips: int = 300) -> dict:

@@ -33,6 +33,10 @@ def test_intervals_of_new_samples_hold_the_truth_about_as_often_as_they_say():
     assert 0.88 < np.mean(held) < 0.99  # 0.95 within three standard errors, and a little less for a discrete metric
 
 
+def test_a_figure_that_nothing_moves_has_no_width():
+    assert interval(lambda v: float(np.mean(v)), np.ones(30), draws=50) == (1.0, 1.0)
+
+
 def test_bad_input():
     mean = lambda *sets: 0.0  # noqa: E731
     for sets, options, said in (((), {}, "at least 2"), (([1.0],), {}, "at least 2"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dear.data import latents as module
-from dear.data.latents import fingerprint, prepare
+from dear.data.latents import data_fingerprint, prepare
 from dear.vae import VAE, VAEConfig, unpatchify
 
 
@@ -85,11 +85,11 @@ def test_damaged_latents_are_made_anew(vae, tmp_path):
 
 
 def test_a_fingerprint_tells_data_and_encoders_apart(vae):
-    marks = {fingerprint(Data()), fingerprint(Data(1)), fingerprint(Data(), vae)}
+    marks = {data_fingerprint(Data()), data_fingerprint(Data(1)), data_fingerprint(Data(), vae)}
     with torch.no_grad():
         vae.stem.weight.add_(1)
-    marks.add(fingerprint(Data(), vae))
-    assert len(marks) == 4 and fingerprint(Data()) in marks
+    marks.add(data_fingerprint(Data(), vae))
+    assert len(marks) == 4 and data_fingerprint(Data()) in marks
 
 
 def test_an_interrupted_call_leaves_nothing(vae, tmp_path, monkeypatch):

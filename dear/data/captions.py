@@ -92,15 +92,21 @@ def parse(text: str) -> tuple[str, list[dict[str, str | None]]]:
     if not 1 <= len(events) <= 2:
         known = ", ".join(KINDS)
         raise ValueError(f"wanted one or two kinds of sound ({known}), found {len(events)} in {text!r}")
-    said = [name for name, there in (("reversed", _REVERSED), ("in order", _ORDERED), ("at once", _AT_ONCE))
-            if there & set(tokens)]
-    late = [value for value in current.values() if value]
-    if _NOT & set(tokens) or len(said) > 1 or late:
-        why = (f"says {' and '.join(_NOT & set(tokens))}" if _NOT & set(tokens)
-               else f"has {late[0]!r} behind the sound it belongs to" if late else f"says {' and '.join(said)}")
+    if why := _misread(tokens, [value for value in current.values() if value]):
         raise ValueError(f"{text!r} {why}, which the grammar does not have; say it as in 'a loud low bell then a bird'")
     if len(events) == 1:
         return "single", events
     if _REVERSED & set(tokens):
         return "then", events[::-1]
     return ("then" if _ORDERED & set(tokens) else "while"), events
+
+
+def _misread(tokens: list[str], late: list[str]) -> str:
+    """What reading word by word would get wrong, or nothing; `late` are the qualities behind the last sound."""
+    relations = [name for name, there in (("reversed", _REVERSED), ("in order", _ORDERED), ("at once", _AT_ONCE))
+                 if there & set(tokens)]
+    if _NOT & set(tokens):
+        return "says " + " and ".join(sorted(_NOT & set(tokens)))
+    if late:
+        return f"has {late[0]!r} behind the sound it belongs to"
+    return "says " + " and ".join(relations) if len(relations) > 1 else ""

@@ -1,13 +1,12 @@
 """What a guided teacher draws for the unknown tokens of every clip, made once: cleaner targets than the data."""
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dear.components import write_tensors
+from dear.components import digest, write_tensors
 from dear.data.latents import Latents, stored
 from dear.decoding import guided
 from dear.masking import CLASSROOM_LAW, training_mask
@@ -45,12 +44,10 @@ def teacher_draws(
             raise ValueError(f"{name} must be a number >= 0, got {value}")
     objective = teacher.objective.cooled(temperature)
     known = {k: v for k, v in vars(objective).items() if not torch.is_tensor(v)}  # the tensors follow from these
-    digest = hashlib.sha256(repr((guidance_scale, sampling_steps, seed, CLASSROOM_LAW, sorted(known.items()))).encode())
+    settings = repr((guidance_scale, sampling_steps, seed, CLASSROOM_LAW, sorted(known.items())))
     weights = [v for part in (teacher.text, teacher.backbone, teacher.head) for v in part.state_dict().values()]
-    for value in (*weights, latents.mean, latents.std):
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    digest.update("\n".join(latents.captions).encode())
-    if there := stored(path, digest.hexdigest()):
+    mark = digest([settings, *latents.captions], *weights, latents.mean, latents.std)
+    if there := stored(path, mark):
         return Draws(there["tokens"], there["masked"], list(latents.captions))
     found = []
     for start in tqdm(range(0, len(latents), BATCH), f"drawing the teacher's tokens into {path}", disable=not progress):
@@ -58,7 +55,7 @@ def teacher_draws(
         indices = torch.arange(start, min(start + BATCH, len(latents)))
         found.append(_draw(teacher, objective, latents, indices, guidance_scale, sampling_steps, generator))
     tokens, masked = (torch.cat(parts) for parts in zip(*found, strict=True))
-    write_tensors(path, {"tokens": tokens, "masked": masked}, {"fingerprint": digest.hexdigest()})
+    write_tensors(path, {"tokens": tokens, "masked": masked}, {"fingerprint": mark})
     return Draws(tokens, masked, list(latents.captions))
 
 

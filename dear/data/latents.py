@@ -1,6 +1,5 @@
 """Latents of a data set, encoded once: mean and spread of every clip's posterior."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from dear.components import write_tensors
+from dear.components import digest, write_tensors
 from dear.vae import VAE, patchify
 
 
@@ -34,9 +33,9 @@ class Latents:
 def prepare(vae: VAE, data, path: Path, progress: bool = True) -> Latents:
     """Encode all clips of `data` (`len`, `captions`, `log_mels(indices)`), or read them from `path` if they are there.
 
-    The file carries a `fingerprint`; another encoder or other data are encoded anew. The decoder may train on.
+    The file carries a `data_fingerprint`; another encoder or other data are encoded anew. The decoder may train on.
     """
-    mark = fingerprint(data, vae)
+    mark = data_fingerprint(data, vae)
     if found := stored(path, mark):
         return Latents(found["mean"], found["std"], list(data.captions), mark)
     means, stds = [], []
@@ -50,15 +49,12 @@ def prepare(vae: VAE, data, path: Path, progress: bool = True) -> Latents:
     return latents
 
 
-def fingerprint(data, vae: VAE | None = None) -> str:
+def data_fingerprint(data, vae: VAE | None = None) -> str:
     """Hash of all captions and some 16 clips of `data`, and of the weights of a VAE that encode; tells runs apart."""
-    digest = hashlib.sha256("\n".join(data.captions).encode())
     some = data.log_mels(range(0, len(data), max(1, len(data) // 16)))
     weights = {} if vae is None else vae.state_dict()
     encoding = [v for k, v in weights.items() if k.split(".")[0] not in ("mean", "texture", "loudest")]
-    for value in (some, *encoding):
-        digest.update(value.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return digest(data.captions, some, *encoding)
 
 
 def stored(path: Path, mark: str) -> dict[str, Tensor] | None:

@@ -1,5 +1,6 @@
 """How far a figure would differ on other clips of the same kind: confidence intervals by resampling."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ def interval(
     sets: arrays or tensors whose rows are clips.  paired: row i of all sets belongs together and is drawn together;
     False: each set is drawn by itself.  method: "BCa" (Efron 1987) corrects for a metric that resampling shifts, as
     duplicates of clips do to a Frechet distance; also "percentile" and "basic".
+    Where no resampling moves the figure (all clips right) both ends are that figure.
     The interval holds the chance in the choice of clips, not that of another training or another seed of the drawing.
     """
     if not sets or min(len(s) for s in sets) < 2:
@@ -34,6 +36,10 @@ def interval(
         picked = [p.astype(np.int64) for p in picked]
         return metric(*(s[p] for s, p in zip(sets, picked * len(sets) if paired else picked, strict=True)))
 
-    found = stats.bootstrap(rows, of_rows, n_resamples=draws, vectorized=False, confidence_level=level, method=method,
-                            rng=np.random.default_rng(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(rows, of_rows, n_resamples=draws, vectorized=False, confidence_level=level,
+                                method=method, rng=np.random.default_rng(seed))
+    if np.ptp(found.bootstrap_distribution) == 0:  # where scipy has no interval
+        return (float(found.bootstrap_distribution[0]),) * 2
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
