@@ -1,4 +1,4 @@
-"""The command line: dear generate | train | evaluate | study | data | demo."""
+"""The command line: dear generate | train | evaluate | study | data | listen | demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Look at data and write it.", no_args_is_help=True)
 app.add_typer(data, name="data")
+listen = typer.Typer(help="Let people judge clips blindly: a listening test.", no_args_is_help=True)
+app.add_typer(listen, name="listen")
 
 Model = Annotated[
     str,
@@ -120,11 +122,38 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     split: Annotated[str, typer.Option(help="validation (to tune on) or test.")] = "test",
     record: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
+    source: Annotated[
+        str, typer.Option("--data", help="soundworld, or a folder of recordings with a captions.csv (with --out).")
+    ] = "soundworld",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a folder of wav files a model here, measure those, and write metrics.json, table.md."),
+    ] = None,
+    embedder: Annotated[
+        list[str] | None,
+        typer.Option(help="With --out: oracle, clap:NAME or ast:NAME (a folder or hub name); may be repeated."),
+    ] = None,
+    clips_per_caption: Annotated[
+        int | None, typer.Option(help="With --out: more than 1 also measures how clips of a caption differ.")
+    ] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="With --out: only recordings whose column `fold` says this.")
+    ] = None,
+    convention: Annotated[
+        str | None, typer.Option(help="With --out: of KL and inception score, audioldm_eval (default) or textbook.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --out: seed of captions and clips, default 0.")] = None,
 ):
-    """Measure models on SoundWorld: what the oracle hears, and the Frechet distance in its features."""
+    """Measure models: what the oracle hears, and distances to other clips of SoundWorld or to recordings.
+
+    With --out, stop it at any moment (ctrl-C); the same command continues it.
+    """
     from dear.commands import evaluate as run
 
-    _tell(run, models or [], captions, iterations, guidance, split, record)
+    told = {"embedders": embedder or None, "copies": clips_per_caption, "held_out": held_out, "convention": convention,
+            "seed": seed}
+    folders = {name: value for name, value in told.items() if value is not None}
+    _tell(run, models or [], captions, iterations, guidance, split, record, source, out, **folders)
 
 
 @app.command()
@@ -151,6 +180,22 @@ def study(
     from dear.commands import study as run
 
     _tell(run, what, models, runs, record, steps, seeds, captions)
+
+
+@app.command()
+def bench(
+    batch: Annotated[int, typer.Option(help="Clips made at once.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Times that each forward pass is timed, after one to warm up.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Systems whose name holds this; may be given several times; none: all.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    record: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
+):
+    """Time the paper's student, teacher and rivals at full size, with random weights, on one device in one run."""
+    from dear.commands import bench as run
+
+    _tell(run, batch, repeats, only or [], device, record)
 
 
 @data.command("write")
@@ -206,6 +251,45 @@ def measure_world(
     _tell(run, models, record, picture)
 
 
+@listen.command("prepare")
+def prepare_listening(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER...",
+            help="Two systems or more, each a folder of wav files with a captions.csv (filename,caption).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page to write.")],
+    captions: Annotated[int, typer.Option(help="Captions, drawn from those that all systems share.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the captions and the blind names.")] = 0,
+    listeners: Annotated[
+        int | None, typer.Option(help="Listeners are called 1 to this number; none: they type a name.")
+    ] = None,
+):
+    """Write a page that plays the clips of several systems blindly and asks for ratings and preferences.
+
+    Beside the page comes OUT.key.json, which says which clip is whose: keep it until the answers are in.
+    """
+    from dear.commands import prepare_listening as run
+
+    _tell(run, folders, out, captions, seed, listeners)
+
+
+@listen.command("results")
+def listening_results(
+    key: Annotated[Path, typer.Argument(help="The .key.json that `dear listen prepare` wrote.")],
+    answers: Annotated[
+        list[Path], typer.Argument(metavar="ANSWERS...", help="The files that listeners downloaded.")
+    ],
+    record: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
+):
+    """Say what listeners answered: ratings, preferences, their intervals, and how far listeners agree."""
+    from dear.commands import listening_results as run
+
+    _tell(run, key, answers, record)
+
+
 def _tell(run, *arguments, **options) -> None:
     """Run a command; what a user can mend is told in one line, without a trace."""
     import warnings
@@ -213,7 +297,7 @@ def _tell(run, *arguments, **options) -> None:
     warnings.showwarning = lambda message, *rest, **kwargs: typer.secho(f"note: {message}", fg="yellow", err=True)
     try:
         run(*arguments, **options)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

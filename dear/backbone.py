@@ -12,7 +12,8 @@ class BackboneConfig:
     """Size of a MaskedTransformer; the defaults are what the classroom's begin with.
 
     tokens, token_dim: N and D.  text_dim: E, size of a text vector.  text_length: the most vectors a text may have,
-    the pooled one included.  width, heads: of the hidden states; heads divides width.  encoder_layers,
+    the pooled one included.  pool: the mean of a text's vectors is what is seen of it ("only"), one vector more
+    ("also"), or not used ("no").  width, heads: of the hidden states; heads divides width.  encoder_layers,
     decoder_layers: blocks before and after the mask embeddings enter.  pooled_dim: size of one more vector for the
     whole text (CLAP's), 0: none.  window: the decoder also sees, side by side, the known tokens up to this far away,
     0: no. IMPACT has no window and learns to look at neighbours from much more data; a classroom run cannot: after 400
@@ -29,6 +30,7 @@ class BackboneConfig:
     heads: int = 5
     pooled_dim: int = 0
     window: int = 4
+    pool: str = "no"
 
     @classmethod
     def paper(cls) -> "BackboneConfig":
@@ -49,6 +51,8 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         if config.width % config.heads:
             raise ValueError(f"heads must divide width, got {config.heads} heads and width {config.width}")
+        if config.pool not in ("no", "only", "also"):
+            raise ValueError(f"pool must be 'no', 'only' or 'also', got {config.pool!r}")
         if config.window < 0:
             raise ValueError(f"window must be 0 (none) or a number of tokens, got {config.window}")
         self.config = config
@@ -132,8 +136,13 @@ class MaskedTransformer(nn.Module):
         self, text: Tensor, text_mask: Tensor, drop: Tensor | None, pooled: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Text as the transformer sees it: vectors (B, P, C) and where they count (B, P); P is the longest text."""
-        prefix = self.text_in(text.masked_fill(~text_mask[..., None], 0))
-        words = text_mask
+        text, words = text.masked_fill(~text_mask[..., None], 0), text_mask
+        if self.config.pool != "no":
+            mean = text.sum(dim=1, keepdim=True) / words.sum(dim=1).clamp(min=1)[:, None, None]
+            rest = slice(0 if self.config.pool == "only" else None)
+            text = torch.cat([mean, text[:, rest]], dim=1)
+            words = torch.cat([words.any(dim=1, keepdim=True), words[:, rest]], dim=1)
+        prefix = self.text_in(text)
         if pooled is not None:
             prefix = torch.cat([self.pooled_in(pooled)[:, None], prefix], dim=1)
             words = F.pad(words, (1, 0), value=True)
@@ -156,7 +165,7 @@ class MaskedTransformer(nn.Module):
                 f"tokens must be (B, {c.tokens}, {c.token_dim}) and masked (B, {c.tokens}), "
                 f"got {tuple(tokens.shape)} and {tuple(masked.shape)}"
             )
-        longest = c.text_length - bool(c.pooled_dim)
+        longest = c.text_length - bool(c.pooled_dim) - (c.pool == "also")
         if text.ndim != 3 or text.shape[::2] != (batch, c.text_dim) or not 1 <= text.shape[1] <= longest:
             raise ValueError(f"text must be ({batch}, 1 to {longest}, {c.text_dim}), got {tuple(text.shape)}")
         if text_mask.shape != text.shape[:2] or text_mask.dtype != torch.bool or masked.dtype != torch.bool:

@@ -104,39 +104,133 @@ def _source(source: str, held_out):
     return RecordedMels(folder)
 
 
-def evaluate(models: list[str], captions: int, iterations, guidance, split: str, record) -> None:
-    """Print one line a model, between the rendered clips (the floor), the VAE's reconstructions and the models."""
-    from dear.evaluation import report
+def evaluate(models: list[str], captions: int, iterations, guidance, split: str, record, source: str = "soundworld",
+             out: Path | None = None, **folders) -> None:
+    """Print one line a model, between the rendered clips (the floor), the VAE's reconstructions and the models.
 
+    With `out`, write folders of wav files instead and print tables of figures with intervals.
+    """
+    settings = {"num_inference_steps": iterations, "guidance_scale": guidance}
     here = [name for name, folder in SHIPPED.items() if (components.WEIGHTS / folder / "model.json").is_file()]
-    rows = report(models or here, captions, split, num_inference_steps=iterations, guidance_scale=guidance)
+    if out is None:
+        from dear.evaluation import report
+
+        if source != "soundworld" or folders:
+            options = "--data, --embedder, --clips-per-caption, --held-out, --convention and --seed"
+            raise ValueError(f"{options} are for folders of wav files: name one with --out")
+        found = {"rows": report(models or here, captions, split, **settings)}
+    else:
+        found = _evaluate_folders(models, here, captions, split, source, out, folders | settings)
     if record:
-        write_record(record, {"rows": rows})
+        write_record(record, found)
+
+
+def _evaluate_folders(models, here, captions: int, split: str, source: str, out: Path, options: dict) -> dict:
+    from dear import wavfolders
+
+    held_out, seed = options.pop("held_out", None), options.get("seed", 0)
+    if captions < 1:
+        raise ValueError(f"--captions must be at least 1, got {captions}")
+    if source != "soundworld" and not models:
+        raise ValueError("name the models to evaluate on recordings: those that are shipped know SoundWorld alone")
+    if source == "soundworld" and held_out is not None:
+        raise ValueError("--held-out is for recordings: SoundWorld's test clips are never trained on")
+    clips = (wavfolders.World(split, captions, seed) if source == "soundworld"
+             else wavfolders.Recordings(Path(source), captions, held_out))
+    return wavfolders.run(models or here, clips, out, options.pop("embedders", ["oracle"]), **options)
 
 
 def study(what: str, models: Path, runs: Path, record, steps: int, seeds: int, captions: int) -> None:
     """Do what a study's record lacks, then print a line for each of its runs."""
     from dear import study as studies
 
-    if what not in (*studies.STUDENTS, "guidance"):
-        raise ValueError(f"the study must be one of {', '.join(studies.STUDENTS)} or guidance, got {what!r}")
+    names = {"guidance": "guidance", "rivals": "heads", "heads": "heads", "latency": "latency"}
+    names |= dict.fromkeys(studies.STUDENTS, "students") | dict.fromkeys(("whole", "text", "masks"), "wholes")
+    if what not in names:
+        raise ValueError(f"the study must be one of {', '.join(names)}, got {what!r}")
     if min(steps, seeds, captions) < 1:
         raise ValueError(f"--steps, --seeds and --captions must be at least 1, got {steps}, {seeds} and {captions}")
-    record = record or Path("records") / ("guidance.jsonl" if what == "guidance" else "students.jsonl")
-    if what == "guidance":
-        for line in studies.study_guidance(models, record, captions=captions):
-            names = ("model", "num_inference_steps", "guidance_scale", "place", "guidance_schedule", "temperature",
-                     "kind", "loudness", "frechet", "spread")
-            told = {k: line[k] for k in names if k in line}  # rendered clips were not drawn in any way
-            print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items()))
-    else:
-        options = {"steps": steps, "seeds": seeds, "captions": captions}
-        for line in studies.study_students(what, models, runs, record, **options):
-            best = min((v for k, v in line.items() if k.startswith("guidance ")), key=lambda found: found["frechet"])
-            start = "frozen" if line["freeze"] else "from scratch" if line["from_scratch"] else "from the teacher"
-            print(f"lambda {line['distillation_weight']:<6g} layers {line['layers']:5} {start:17} seed {line['seed']}  "
-                  f"kind {best['kind']:.3f}  loudness {best['loudness']:.3f}  Frechet distance {best['frechet']:.0f}")
+    record = record or Path("records") / f"{names[what]}.jsonl"
+    options = {"steps": steps, "seeds": seeds, "captions": captions}
+    run = {"guidance": _study_guidance, "students": _study_students, "heads": _study_heads, "wholes": _study_wholes,
+           "latency": _study_latency}
+    run[names[what]](what, models, runs, record, **options)
     print(f"record: {record}")
+
+
+def _study_guidance(what: str, models: Path, runs: Path, record: Path, *, captions: int, **unused) -> None:
+    from dear.study import study_guidance
+
+    names = ("model", "num_inference_steps", "guidance_scale", "place", "guidance_schedule", "temperature",
+             "kind", "loudness", "frechet", "spread")
+    for line in study_guidance(models, record, captions=captions):
+        told = {k: line[k] for k in names if k in line}  # rendered clips were not drawn in any way
+        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items()))
+
+
+def _study_students(what: str, models: Path, runs: Path, record: Path, **options: int) -> None:
+    from dear.study import study_students
+
+    for line in study_students(what, models, runs, record, **options):
+        start = "frozen" if line["freeze"] else "from scratch" if line["from_scratch"] else "from the teacher"
+        _tell_best(f"lambda {line['distillation_weight']:<6g} layers {line['layers']:5} {start:17}", line)
+
+
+def _study_heads(what: str, models: Path, runs: Path, record: Path, *, steps: int, seeds: int, captions: int) -> None:
+    from dear import grid
+
+    bench = grid.Bench(models, runs, record, steps=steps, captions=captions)
+    for line in {"rivals": grid.study_rivals, "heads": grid.study_heads}[what](bench, seeds=seeds):
+        changes = line["sizes"] | ({"targets": line["targets"]} if line["targets"] > 1 else {})
+        told = line["setting"]["arguments"] | {"heard": line["setting"]["heard"]} | changes
+        _tell_best(f"{line['method']:18} {line['steps']} steps  {told}", line)
+
+
+def _study_wholes(what: str, models: Path, runs: Path, record: Path, *, steps: int, seeds: int, captions: int) -> None:
+    from dear import grid
+    from dear.rivals import METHODS
+    from dear.wholes import study_wholes
+
+    chosen = {}
+    if what == "whole":
+        heads = grid.Bench(models, runs, record.with_name("heads.jsonl"), steps=grid.LONG.steps, captions=captions)
+        chosen = {m.name: grid.tuned(heads, m) for m in METHODS}
+    options = {"steps": steps, "seeds": seeds, "captions": captions, "chosen": chosen}
+    for line in study_wholes(what, models, runs, record, **options):
+        _tell_best(f"{line['method']:10} text {line['pool']:5} masks {line['mask_law']}", line)
+
+
+def _study_latency(what: str, models: Path, runs: Path, record: Path, *, steps: int, captions: int, **unused) -> None:
+    from dear.latency import study_latency
+
+    for line in study_latency(models, runs, record, captions=captions, steps=steps):
+        print(f"{line['model']:20} {line['num_inference_steps']:3} iterations, {line['sampling_steps']:3} calls  "
+              f"{line['seconds_per_clip']:.3f} s a clip  kind {line['kind']:.3f}  Frechet {line['frechet']:.0f}")
+
+
+def _tell_best(name: str, line: dict) -> None:
+    """Print a line of a record with the scores of its best guidance."""
+    scored = [value for key, value in line.items() if key.startswith("guidance ")]
+    if not scored:
+        print(f"{name} seed {line['seed']}  {line['failed']}")
+        return
+    best = min(scored, key=lambda found: found["frechet"])
+    print(f"{name} seed {line['seed']}  kind {best['kind']:.3f}  loudness {best['loudness']:.3f}  "
+          f"Frechet distance {best['frechet']:.0f}")
+
+
+def bench(batch: int, repeats: int, only: list[str], device: str, record) -> None:
+    """Print what each full-size system costs a clip; the record keeps every pass that was timed."""
+    from dear import bench as benches
+    from dear.fullsize import systems
+
+    if min(batch, repeats) < 1:
+        raise ValueError(f"--batch and --repeats must be at least 1, got {batch} and {repeats}")
+    rows = benches.measure(benches.choose(systems(), only), batch, repeats, device)
+    print(benches.table(rows))
+    if record:
+        ran = {"ran_on": device, "threads": torch.get_num_threads(), "dtype": "float32", "batch": batch}
+        write_record(record, ran | {"left_out": "text encoder, VAE, vocoder", "rows": rows})
 
 
 def write_data(out: Path, count: int, split: str, seed: int) -> None:
@@ -172,5 +266,29 @@ def report_recordings(folder: Path, models: Path, runs: Path, held_out: str, lab
     from dear.recordings import report
 
     found = report(folder, models, runs, held_out, label=label, **({"steps": steps} if steps else {}))
+    if record:
+        write_record(record, found)
+
+
+def prepare_listening(folders: list[Path], out: Path, captions: int, seed: int, listeners) -> None:
+    """Write a listening test, and say how much it asks of a listener and what to hand out."""
+    from dear.listening import prepare
+
+    key = prepare(folders, out, captions, seed, listeners)
+    found = len(key.captions)
+    if found < captions:
+        print(f"note: only {found} captions are shared, {captions} were wanted")
+    print(f"{out}: hand out this folder; listeners open index.html, rate {len(key.clips)} clips and compare "
+          f"{len(key.trials) - len(key.clips)} pairs ({found} captions, {len(key.systems)} systems)")
+    print(f"{out}.key.json: keep this to yourself, it says which system made which clip")
+
+
+def listening_results(key: Path, answers: list[Path], record) -> None:
+    """Print what the answers to a listening test say."""
+    from dear.listening import read_answers, read_key, results, tell
+
+    known = read_key(key)
+    found = results(known, read_answers(known, answers))
+    tell(found)
     if record:
         write_record(record, found)

@@ -55,14 +55,16 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
                   generator: torch.Generator, *, teacher: Generator | None = None, distillation_weight: float = 1000.0,
                   layers: str | tuple[int, ...] = "last", text_drop: float = 0.1,
                   mask_law: tuple[float, float, float] = CLASSROOM_LAW,
-                  mean_weight: float = 1.0, masked: Tensor | None = None) -> tuple[Tensor, dict]:
+                  mean_weight: float = 1.0, masked: Tensor | None = None,
+                  average: Generator | None = None) -> tuple[Tensor, dict]:
     """Objective on the masked tokens, plus `distillation_weight` x hidden-state loss if there is a teacher.
 
         L = L_objective + lambda L_distill        (AudioDEAR, arXiv 2605.00329; lambda = 1000)
 
     tokens (B, N, D), ids and words (B, L). Every clip has a mask ratio of its own: `mask_law` holds low, mean and std
     of `sample_mask_ratios`; IMPACT's is (0.7, 1.0, 0.25). `masked` (B, N) gives the masks instead. Teacher and student
-    see the same tokens, masks and dropped texts. The objective is a mean over masked tokens, L_distill a mean over
+    see the same tokens, masks and dropped texts. `average` is the moving average that `train` keeps, which objectives
+    with a target learn from. The objective is a mean over masked tokens, L_distill a mean over
     masked tokens and width; the figure "gradient_ratio" is |grad lambda L_distill| / |grad L_objective|, both with
     respect to the student's h, so that lambda can be read.
 
@@ -78,7 +80,8 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
     states = model(tokens, masked, ids, words, drop)
     h = states[-1]
     parts = model.module if hasattr(model, "module") else model
-    loss = objective.loss(parts.head, tokens[masked], h[masked], generator).mean()
+    target = None if average is None else average.head
+    loss = objective.loss(parts.head, tokens[masked], h[masked], generator, target).mean()
     figures = {"objective": float(loss.detach())}
     if parts.mean is not None:
         regression = (parts.mean(h[masked]) - tokens[masked]).square().mean()

@@ -69,7 +69,10 @@ class AudioOutput:
 
 
 class TextToAudio:
-    """A text encoder, a backbone, a head, a VAE and a vocoder, called as one."""
+    """A text encoder, a backbone, a head, a VAE and a vocoder, called as one.
+
+    objective: what draws with the head, in place of the one that the settings name; it is not saved.
+    """
 
     def __init__(
         self,
@@ -79,12 +82,13 @@ class TextToAudio:
         vae: nn.Module,
         settings: Settings,
         vocoder: Callable[..., Tensor] = griffin_lim,
+        objective=None,
     ):
         if settings.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {settings.objective!r}")
         self.text, self.backbone, self.head, self.vae = text, backbone, head, vae
         self.settings, self.vocoder = settings, vocoder
-        self.objective = OBJECTIVES[settings.objective](**settings.objective_arguments)
+        self.objective = objective or OBJECTIVES[settings.objective](**settings.objective_arguments)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TextToAudio":

@@ -156,13 +156,13 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
         model = Generator(text.config, backbone, head, mean=True)
     model.text.load_state_dict(text.state_dict())
     told = {"about": {"data": latents.fingerprint, "text": components.digest([], *text.state_dict().values())}}
-    model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", config.restart or None, **told)
+    model = fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", config.restart or None, **told)
     if config.restart:
-        model = _fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", mask_law=LATE_LAW, **told)
+        model = fit(shop, model, Diffusion(**TARGET), latents, config, "teacher", mask_law=LATE_LAW, **told)
         further = replace(GROWN, seed=config.seed + 1)
         with seeded(further.seed):
             model = grown(model, **GROWTH)
-        model = _fit(shop, model, Diffusion(**TARGET), latents, further, GROWN_RUN, mask_law=LATE_LAW, **told)
+        model = fit(shop, model, Diffusion(**TARGET), latents, further, GROWN_RUN, mask_law=LATE_LAW, **told)
     settings = Settings("diffusion", "prediction", guidance_scale=2.5, sampling_steps=100, temperature=FIRST,
                         temperature_schedule="linear", objective_arguments=TARGET)
     components.save(model.text, shop.out / "text", STORED)
@@ -200,7 +200,7 @@ def train_student(
     data = latents.fingerprint  # of what the targets were made from, also where draws take their place
     master, objective = TextToAudio.from_pretrained(shop.out / "teacher"), student_objective(vae, latents)
     with seeded(config.seed):
-        teacher, model = _generator(master, times=1), _generator(master, times=0, **NOISE)
+        teacher, model = generator_like(master, times=1), generator_like(master, times=0, **NOISE)
         if from_scratch:
             model.backbone = type(model.backbone)(master.backbone.config)
             model.backbone.decoder_norm.load_state_dict(master.backbone.decoder_norm.state_dict())
@@ -215,7 +215,7 @@ def train_student(
     }  # fmt: skip
     about = {"distillation_weight": distillation_weight, "layers": layers, "from_scratch": from_scratch,
              "freeze": freeze, "guided": guided, "teacher": fingerprint(shop.out / "teacher"), "data": data}
-    model = _fit(shop, model, objective, latents, config, name, about=about, **distillation)
+    model = fit(shop, model, objective, latents, config, name, about=about, **distillation)
     shared = {"backbone": "../teacher/backbone"} if freeze else {}
     settings = Settings(guidance_scale=2.0 if guided is None else 1.5, objective_arguments=NOISE)
     return _save(shop, model, vae, settings, name, shared)
@@ -233,7 +233,8 @@ def student_objective(vae: VAE, latents: Latents) -> Energy:
     return Energy(samples=SAMPLES, **NOISE, weights=weights / weights.square().mean().sqrt())
 
 
-def _generator(master: TextToAudio, times: int, **changes: int) -> Generator:
+def generator_like(master: TextToAudio, times: int, **changes) -> Generator:
+    """A Generator that starts as a model's text encoder and backbone, with a new head of as many times."""
     head = replace(master.head.config, times=times, **changes)
     model = Generator(master.text.config, master.backbone.config, head)
     model.text.load_state_dict(master.text.state_dict())
@@ -246,10 +247,12 @@ def _there(generator: torch.Generator, *batch: torch.Tensor) -> tuple[torch.Tens
     return tuple(tensor.to(generator.device) for tensor in batch)
 
 
-def _fit(
+def fit(
     shop: Workshop, model: Generator, objective, latents: Latents | Draws, config: TrainConfig, name: str,
-    stop_after: int | None = None, about: dict | None = None, teacher: Generator | None = None, **options,
+    stop_after: int | None = None, about: dict | None = None, teacher: Generator | None = None,
+    average: Generator | None = None, **options,
 ):  # fmt: skip
+    """Train a Generator on latents or draws; `options` are those of `training_loss`."""
     ids, words = model.text.tokenize(latents.captions)
 
     def loss(module, indices, generator):
@@ -260,10 +263,10 @@ def _fit(
         drawn = latents.draw(indices, generator)
         tokens, masked = drawn if isinstance(drawn, tuple) else (drawn, None)
         return training_loss(
-            module, objective, tokens, *batch, generator, teacher=teacher, masked=masked, **options
+            module, objective, tokens, *batch, generator, teacher=teacher, masked=masked, average=average, **options
         )
 
-    return shop.train(model, loss, len(latents), config, name, stop_after=stop_after, about=about)
+    return shop.train(model, loss, len(latents), config, name, stop_after=stop_after, about=about, average=average)
 
 
 def _save(

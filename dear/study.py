@@ -87,7 +87,7 @@ def study_students(study: str, models: Path, runs: Path, record: Path, *, steps:
     keys = [key | {"teacher": teacher} for key in settings_of(study, steps, seeds, captions)]
     missing = [key for key in keys if not lines.find(key)]
     if missing:
-        shop = _workshop(models, runs / teacher, data, progress)
+        shop = workshop(models, runs / teacher, data, progress)
         judge = Judge(models, captions)
         for number, key in enumerate(missing, start=1):
             if progress:
@@ -96,7 +96,7 @@ def study_students(study: str, models: Path, runs: Path, record: Path, *, steps:
     return [lines.find(key) for key in keys]
 
 
-def _workshop(models: Path, runs: Path, data, progress: bool) -> Workshop:
+def workshop(models: Path, runs: Path, data, progress: bool) -> Workshop:
     out = runs / "models"
     for part in ("vae", "text", "teacher"):
         if not (out / part).exists():

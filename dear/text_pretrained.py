@@ -21,13 +21,13 @@ class FlanT5(nn.Module):
     def __init__(self, name: str | Path = "google/flan-t5-large", length: int = 77):
         super().__init__()
         self.length = length
-        self.tokenizer, self.model = _load("T5EncoderModel", name)
+        self.tokenizer, self.model = load_pretrained("T5EncoderModel", name)
         self.width = self.model.config.d_model
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Vectors (B, L, E) and mask (B, L) bool of captions, L the longest of them; ValueError for no sentence."""
-        ids, mask = _tokenize(self.tokenizer, captions, self.length, self.model.device)
+        ids, mask = tokenize(self.tokenizer, captions, self.length, self.model.device)
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
 
 
@@ -41,13 +41,13 @@ class Clap(nn.Module):
     def __init__(self, name: str | Path = "laion/clap-htsat-fused", length: int = 77):
         super().__init__()
         self.length = length
-        self.tokenizer, self.model = _load("ClapTextModelWithProjection", name)
+        self.tokenizer, self.model = load_pretrained("ClapTextModelWithProjection", name)
         self.width = self.model.config.projection_dim
 
     @torch.no_grad()
     def pooled(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors (B, E) of captions, as `MaskedTransformer` takes them for `pooled`."""
-        ids, mask = _tokenize(self.tokenizer, captions, self.length, self.model.device)
+        ids, mask = tokenize(self.tokenizer, captions, self.length, self.model.device)
         return nn.functional.normalize(self.model(input_ids=ids, attention_mask=mask).text_embeds, dim=-1)
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -56,18 +56,21 @@ class Clap(nn.Module):
         return vectors, torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
 
 
-def _load(kind: str, name: str | Path) -> tuple[object, nn.Module]:
-    """Tokenizer and frozen model of a transformers class, from a folder or the hub; only safetensors are read."""
+def load_pretrained(kind: str, name: str | Path, reader: str = "AutoTokenizer") -> tuple[object, nn.Module]:
+    """Reader (tokenizer, processor or feature extractor) and frozen model of a transformers class, in float32.
+
+    From a folder or the hub; only safetensors are read. FileNotFoundError if a file or a weight is missing.
+    """
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("pretrained text encoders need transformers: pip install 'dear[pretrained]'") from error
+        raise ImportError("pretrained encoders need transformers: pip install 'dear[pretrained]'") from error
     wanted = (
-        f"{name} gave no {kind} with a tokenizer; wanted a folder with config.json, model.safetensors and tokenizer "
-        "files, or the name of one on the hub; without network, download it elsewhere and pass its folder"
+        f"{name} gave no {kind} with {reader}; wanted a folder with config.json, model.safetensors and tokenizer or "
+        "preprocessor files, or the name of one on the hub; without network, download it elsewhere and pass its folder"
     )
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        made = getattr(transformers, reader).from_pretrained(name)
         model, told = getattr(transformers, kind).from_pretrained(
             name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
@@ -75,10 +78,10 @@ def _load(kind: str, name: str | Path) -> tuple[object, nn.Module]:
         raise FileNotFoundError(f"{wanted} ({type(error).__name__})") from error
     if told["missing_keys"]:  # transformers would leave them random, with no more than a warning
         raise FileNotFoundError(f"{wanted} (weights lack {', '.join(sorted(told['missing_keys'])[:3])} ...)")
-    return tokenizer, model.eval().requires_grad_(False)
+    return made, model.eval().requires_grad_(False)
 
 
-def _tokenize(tokenizer, captions: Sequence[str], length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer, captions: Sequence[str], length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token indices and mask (B, L) int64; unlike the small encoder's, an unknown word becomes pieces of words."""
     if isinstance(captions, str) or not captions or not all(isinstance(c, str) and c.strip() for c in captions):
         raise ValueError(f"captions must be a non-empty list of sentences, got {captions!r}")

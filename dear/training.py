@@ -193,7 +193,8 @@ def held_back_interrupt():
 
 
 def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig, out: str | Path, *,
-          progress: bool = True, stop_after: int | None = None, about: dict | None = None) -> nn.Module:
+          progress: bool = True, stop_after: int | None = None, about: dict | None = None,
+          average: nn.Module | None = None) -> nn.Module:
     """Train `module` in place and return it holding the moving average of its weights.
 
     `loss(module, indices, generator)` gives the mean loss of the items `indices` (of 0..items-1) and figures to log; a
@@ -201,7 +202,8 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     every `log_every` steps, and the last. The folder `out` gets checkpoint.safetensors (every `checkpoint_every` steps,
     atomically, and on ctrl-C) and metrics.jsonl; calling again with the same `out` and `config` continues. `stop_after`
     ends early after that many steps of the plan (the schedule is kept). `about` (json) says what else makes the run
-    what it is, what its loss was built with for example: a run about something else does not continue it.
+    what it is, what its loss was built with for example: a run about something else does not continue it. `average`, a
+    copy of `module`, becomes the moving average itself, at every step, for a loss that learns from it.
 
     Parameters that need no gradient, and buffers, are neither trained nor stored in the checkpoint. Raises ValueError
     if `out` holds a run of other settings or another model, FloatingPointError if loss or gradient are not finite.
@@ -214,6 +216,9 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     out.mkdir(parents=True, exist_ok=True)
     run = Run(module.train(), config, out, accelerator, about or {})
     run.load()
+    if average is not None:
+        for name, parameter in average.requires_grad_(False).named_parameters():
+            parameter.data = run.ema.get(name, parameter.data)  # what is not trained is the same in both
     log = Log(out / "metrics.jsonl", run.step, accelerator.is_main_process)
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     hidden = not (progress and accelerator.is_main_process)

@@ -122,3 +122,22 @@ def test_bad_settings():
     for bandwidths in ([], [1.0, 0.0]):
         with pytest.raises(ValueError, match="bandwidths must be positive"):
             mmd2(x, x, bandwidths)
+
+
+def test_paired_samples_leave_their_own_pairs_out():
+    # y_i is x_i and a little noise: one law, but rows that depend on each other.
+    pairs = [(x, x + 0.1 * normal(20, 2, 1000 + k)) for k, x in enumerate(normal(20, 2, s) for s in range(400))]
+    for distance in (energy_distance, mmd2):
+        plain, fair = (np.array([distance(x, y, paired=p) for x, y in pairs]) for p in (False, True))
+        assert plain.mean() + 20 * plain.std() / math.sqrt(400) < 0
+        assert abs(fair.mean()) < 5 * fair.std() / math.sqrt(400) + 0.01  # the noise makes y's law a little wider
+    x, y = pairs[0]
+    across = spatial.distance.cdist(x, y)
+    expected = 2 * (across.sum() - np.trace(across)) / (20 * 19)
+    expected -= sum(spatial.distance.pdist(v).mean() for v in (x, y))
+    assert energy_distance(x, y, paired=True) == pytest.approx(expected, rel=1e-9)
+    for distance in (energy_distance, mmd2):
+        with pytest.raises(ValueError, match="paired samples must be as many, got 20 and 19"):
+            distance(x, y[:19], paired=True)
+    with pytest.raises(ValueError, match="V-statistic counts all pairs"):
+        energy_distance(x, y, unbiased=False, paired=True)

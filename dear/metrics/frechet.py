@@ -15,6 +15,12 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     The trace of the root is the sum of the root eigenvalues of S_x^(1/2) S_y S_x^(1/2), which is symmetric. Fewer
     samples than dimensions give a singular covariance and a warning; NaN, a single sample or sets of different
     dimensions are a ValueError.
+
+    There is no convention to choose: audioldm_eval and fadtk compute this formula, covariances over n - 1 included.
+    They differ in numerics alone (a general matrix root of S_x S_y, whose imaginary part is dropped below 1e-3 and an
+    error above, and 1e-6 on both diagonals where the root is not finite), which a symmetric root does not need. What
+    makes two published distances differ is what a sample is: one embedding a clip (PANNs, FD) or one for each 0.96 s
+    (VGGish, FAD).
     """
     x, y = (np.asarray(v, np.float64) for v in (x, y))
     for name, v in (("x", x), ("y", y)):

@@ -81,9 +81,10 @@ class Energy:
         A net that says `shares_condition` gets noise (m, B, .) and cond (B, C), and reads a condition once for its m
         samples; any other gets m B rows of both.
 
-        x: (B, D).  cond: (B, C).  generator: on the device of x.  target: not needed.  Returns (B,).
+        x: (B, D), or (K, B, D): K observations of every target, whose scores are averaged, as CALM has them (arXiv
+        2510.27688).  cond: (B, C).  generator: on the device of x.  target: not needed.  Returns (B,).
         """
-        m, (rows, width) = self.samples, x.shape
+        m, (rows, width) = self.samples, x.shape[-2:]
         if self.weights is not None and len(self.weights) != width:
             raise ValueError(f"there must be a weight for each of the {width} coordinates, got {len(self.weights)}")
         noise = torch.randn(
@@ -95,7 +96,7 @@ class Energy:
             samples = net(noise, cond.repeat(m, 1)).unflatten(0, (m, rows))
         if self.weights is not None:
             samples, x = (part * self.weights.to(x) for part in (samples, x))
-        return energy_score(samples, x, self.exponent)
+        return torch.stack([energy_score(samples, y, self.exponent) for y in x.view(-1, rows, width)]).mean(dim=0)
 
     def sample(
         self,

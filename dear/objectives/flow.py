@@ -109,12 +109,12 @@ def as_velocity(diffusion: Diffusion, net: Callable[..., Tensor]) -> Callable[..
     are one, up to scale and clock (Kingma et al. 2021, arXiv 2107.00630, section 5.1). Times between two indices are
     interpolated, and those beyond the last or the first level are taken as that level; Diffusion's clip is not applied.
 
-    Returns (x, cond, t) -> E[n - x | x_t], (B, D).
+    Returns (x, cond, t, *more) -> E[n - x | x_t], (B, D); further times go to the net as they are.
     """
     sigma, signal = (1 - diffusion.alphas_cumprod).sqrt(), diffusion.alphas_cumprod.sqrt()
     levels = sigma / (sigma + signal)
 
-    def velocity(x: Tensor, cond: Tensor, t: Tensor) -> Tensor:
+    def velocity(x: Tensor, cond: Tensor, t: Tensor, *more: Tensor) -> Tensor:
         known = levels.to(x)
         t = t.clamp(known[0], known[-1])
         above = torch.searchsorted(known, t).clamp(1, len(known) - 1)
@@ -123,7 +123,7 @@ def as_velocity(diffusion: Diffusion, net: Callable[..., Tensor]) -> Callable[..
         size = torch.hypot(1 - t, t)[:, None]
         signal, sigma = (1 - t)[:, None] / size, t[:, None] / size
         noisy = x / size
-        predicted = net(noisy, cond, index / diffusion.train_steps)
+        predicted = net(noisy, cond, index / diffusion.train_steps, *more)
         if diffusion.prediction == "epsilon":
             return predicted - (noisy - sigma * predicted) / signal
         return (sigma * noisy + signal * predicted) - (signal * noisy - sigma * predicted)

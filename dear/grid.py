@@ -1,0 +1,202 @@
+"""dear study rivals | heads: heads on the frozen teacher's hidden states that differ in one thing, in one record.
+
+Every run is one line. Started again, the command does what is missing. Seeds are the outermost loop, so that a record
+that was stopped early holds every setting, with fewer seeds. All on the validation split.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dear.components import digest
+from dear.frozen import hidden_states, paired, train_head
+from dear.log import Record, origin
+from dear.objectives import Rectified
+from dear.pipeline import Settings, TextToAudio, fingerprint
+from dear.recipes import student_objective
+from dear.rivals import METHODS, Method, Try, build, method, sees_both, with_guidance
+from dear.study import Judge, workshop
+from dear.training import TrainConfig
+
+# AdamW alone: a step of Muon takes twice its seconds here, and after equal seconds the head was worse (140 and 123).
+LONG = TrainConfig(steps=1000, batch_size=512, learning_rate=1.5e-3)
+TRY_SHARE = 3  # tries are trained for this part of the steps, with a seed of their own
+TRY_SEED = 100
+SCALES = (1.5, 2.0)
+TRY_SCALES = (2.0,)
+ENERGY = Try({"samples": 2, "noise_dim": 8}, heard=True)  # what the ablations change
+
+
+@dataclass(frozen=True)
+class Job:
+    """A head to train and score: `targets` and `sizes` (of HeadConfig) are usual unless an ablation changes them."""
+
+    method: str
+    setting: Try
+    seed: int
+    steps: int
+    targets: int = 1
+    sizes: dict = field(default_factory=dict)
+
+    def key(self) -> dict:
+        """What tells its line from all others."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def name(self) -> str:
+        """A folder's name for it."""
+        told = json.dumps(self.key(), sort_keys=True)
+        return f"{self.method}-{self.seed}-{self.steps}-{digest([told])}"
+
+
+def ablations() -> dict[str, list[tuple[Try, dict]]]:
+    """The settings of every ablation of the energy head by name, each a try and what else changes (sizes, targets)."""
+
+    def energy(**arguments) -> Try:
+        return dataclasses.replace(ENERGY, arguments=ENERGY.arguments | arguments)
+
+    return {
+        "samples": [(energy(samples=m), {}) for m in (1, 2, 3, 4, 8)],
+        "exponent": [(energy(exponent=a), {}) for a in (0.5, 1.0, 1.5, 2.0)],
+        "noise_dim": [(energy(noise_dim=d), {}) for d in (2, 8, 48, 192)],
+        "main": [(ENERGY, {}), (ENERGY, {"sizes": {"main": "hidden"}})],
+        "depth": [(ENERGY, {"sizes": {"depth": d}} if d != 5 else {}) for d in (1, 3, 5)],
+        "width": [(ENERGY, {"sizes": {"width": w}} if w != 192 else {}) for w in (96, 192, 384)],
+        "targets": [(ENERGY, {"targets": k} if k != 1 else {}) for k in (1, 4)],
+        "heard": [(ENERGY, {}), (dataclasses.replace(ENERGY, heard=False), {})],
+    }
+
+
+class Bench:
+    """What all runs share: the teacher and its hidden states, the judge, the record; made when first needed."""
+
+    def __init__(self, models: Path, runs: Path, record: Path, *, steps: int, captions: int, data=None,
+                 progress: bool = True):
+        self.models, self.steps, self.captions, self.progress = models, steps, captions, progress
+        self.record, self.teacher, self.data = Record(record), fingerprint(models / "teacher"), data
+        self.runs = runs / self.teacher
+        self.told = {"batch_size": LONG.batch_size, "captions": captions, "teacher": self.teacher}
+        self.ready, self.made = False, {}
+
+    def prepare(self) -> None:
+        """Load models, compute hidden states and render the judge's clips, unless that was done."""
+        if self.ready:
+            return
+        shop = workshop(self.models, self.runs, self.data, self.progress)
+        self.vae, latents = shop.latents()
+        self.master = TextToAudio.from_pretrained(shop.out / "teacher")
+        self.weights = student_objective(self.vae, latents).weights
+        self.states = hidden_states(self.master, latents, self.runs / "hidden.safetensors", progress=self.progress)
+        self.judge, self.ready = Judge(self.models, self.captions), True
+
+    def head(self, job: Job) -> tuple[object, torch.nn.Module]:
+        """Objective and trained head of a job, from its checkpoint if that is finished."""
+        self.prepare()
+        chosen, both = method(job.method), sees_both(job.setting)
+        objective, net = build(chosen, job.setting, self.master, self.weights, job.seed, **job.sizes)
+        learner, states = objective, self.states
+        if chosen.objective is Rectified:
+            states = self.pairs(objective, both)
+            learner = Rectified()
+        config = dataclasses.replace(LONG, steps=job.steps, seed=job.seed, learning_rate=job.setting.learning_rate)
+        net = train_head(net, learner, states, config, self.runs / "heads" / job.name(), target=job.setting.target,
+                         targets=job.targets, both=both, progress=self.progress, about={"job": job.key()})
+        return objective, net.requires_grad_(False)
+
+    def pairs(self, objective: Rectified, both: bool):
+        """The teacher's pairs, guided if `both`, made once for all jobs of a process."""
+        if both not in self.made:
+            self.made[both] = paired(self.states, objective, both=both, progress=self.progress)
+        return self.made[both]
+
+    def pipe(self, objective, net, job: Job, scale: float) -> tuple[TextToAudio, float]:
+        """A model with this head in the teacher's place, drawing with a guidance scale; and the scale of h.
+
+        A student that learned from a guided teacher takes the scale as an input, and h is left as it is.
+        """
+        inner = sees_both(job.setting)
+        if "guidance" in job.setting.arguments:
+            objective = with_guidance(objective, scale)
+        m = self.master
+        return TextToAudio(m.text, m.backbone, net, m.vae, Settings(), objective=objective), 1.0 if inner else scale
+
+    def more_calls(self, objective, net, job: Job, scale: float) -> dict:
+        """Scores with as many calls of the head a token as its method is drawn with beyond the first number."""
+        pipe, on_h = self.pipe(objective, net, job, scale)
+        return {f"calls {n}": self.judge(pipe, guidance_scale=on_h, sampling_steps=n)
+                for n in method(job.method).steps[1:]}
+
+    def do(self, job: Job, scales: tuple[float, ...]) -> dict:
+        """The line of a job: from the record, or by training and scoring now; a head that diverges has no scores."""
+        key = job.key() | self.told
+        if line := self.record.find(key):
+            return line
+        began, found = time.monotonic(), {}
+        if self.progress:
+            print(f"{job.method}, seed {job.seed}, {job.steps} steps: {job.key()}", flush=True)
+        try:
+            objective, net = self.head(job)
+            found["train_seconds"] = round(time.monotonic() - began, 1)
+            for scale in scales_of(job.setting, scales):
+                pipe, on_h = self.pipe(objective, net, job, scale)
+                found[f"guidance {scale:g}"] = self.judge(pipe, guidance_scale=on_h)
+            if len(scales) > 1:  # not in the tries
+                found |= self.more_calls(objective, net, job, best_scale(found))
+        except FloatingPointError as error:
+            found["failed"] = str(error)
+        self.record.append(key | found | {"seconds": round(time.monotonic() - began, 1)} | origin())
+        return self.record.lines[-1]
+
+
+def best_scale(line: dict) -> float:
+    """The guidance at which the scores of a line have the least Frechet distance."""
+    return float(min((k for k in line if k.startswith("guidance ")), key=lambda k: line[k]["frechet"]).split()[1])
+
+
+def scales_of(setting: Try, scales: tuple[float, ...]) -> tuple[float, ...]:
+    """The guidance scales that a try is drawn with: those of its training where its teacher was guided."""
+    if "guidance_scale" in setting.arguments:
+        return (setting.arguments["guidance_scale"],)
+    low, high = setting.arguments.get("guidance", (0, float("inf")))
+    return tuple(w for w in scales if low <= w <= high) or (low,)
+
+
+def best(line: dict) -> dict | None:
+    """The scores of a line at the guidance with the least Frechet distance; None for a head that diverged."""
+    scored = [value for name, value in line.items() if name.startswith("guidance ")]
+    return min(scored, key=lambda s: s["frechet"]) if scored else None
+
+
+def tries(bench: Bench, chosen: Method) -> list[Job]:
+    """The short runs that choose a method's setting."""
+    return [Job(chosen.name, t, TRY_SEED, max(1, bench.steps // TRY_SHARE)) for t in chosen.tries]
+
+
+def tuned(bench: Bench, chosen: Method) -> Try:
+    """The try with the least Frechet distance of those that the record holds; of none, the first."""
+    lines = [bench.record.find(job.key() | bench.told) for job in tries(bench, chosen)]
+    scored = [(best(line)["frechet"], k) for k, line in enumerate(lines) if line and best(line)]
+    return chosen.tries[min(scored)[1] if scored else 0]
+
+
+def study_rivals(bench: Bench, *, seeds: int, names: tuple[str, ...] = ()) -> Iterator[dict]:
+    """Lines of all methods: their tries first, then the tuned setting with every seed."""
+    chosen = [m for m in METHODS if not names or m.name in names]
+    for m in chosen:
+        for job in tries(bench, m):
+            yield bench.do(job, TRY_SCALES)
+    for seed in range(seeds):
+        for m in chosen:
+            yield bench.do(Job(m.name, tuned(bench, m), seed, bench.steps), SCALES)
+
+
+def study_heads(bench: Bench, *, seeds: int) -> Iterator[dict]:
+    """Lines of all ablations of the energy head; settings that several share are trained once."""
+    for seed in range(seeds):
+        for settings in ablations().values():
+            for setting, changes in settings:
+                yield bench.do(Job("energy", setting, seed, bench.steps, **changes), SCALES)
