@@ -61,7 +61,7 @@ def ablations() -> dict[str, list[tuple[Try, dict]]]:
 
     return {
         "samples": [(energy(samples=m), {}) for m in (1, 2, 3, 4, 8)],
-        "exponent": [(energy(exponent=a), {}) for a in (0.5, 1.0, 1.5, 2.0)],
+        "exponent": [(energy(**({} if a == 1 else {"exponent": a})), {}) for a in (0.5, 1.0, 1.5, 2.0)],
         "noise_dim": [(energy(noise_dim=d), {}) for d in (2, 8, 48, 192)],
         "main": [(ENERGY, {}), (ENERGY, {"sizes": {"main": "hidden"}})],
         "depth": [(ENERGY, {"sizes": {"depth": d}} if d != 5 else {}) for d in (1, 3, 5)],

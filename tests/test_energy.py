@@ -286,3 +286,12 @@ def test_all_pairs_call_the_net_once_and_refuse_more_than_one_law():
         EnergyAllPairs(samples=1)
     with pytest.raises(ValueError, match="exponent"):
         EnergyAllPairs(exponent=3.0)
+
+
+def test_several_observations_of_a_target_are_averaged():
+    net, cond = lambda noise, cond: noise * 2, torch.zeros(5, 0)
+    x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    rows = Energy(samples=2).loss(net, x, cond, torch.Generator().manual_seed(1))
+    each = [Energy(samples=2).loss(net, y, cond, torch.Generator().manual_seed(1)) for y in x]
+    torch.testing.assert_close(rows, torch.stack(each).mean(dim=0))
+    assert rows.shape == (5,)

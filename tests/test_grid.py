@@ -1,0 +1,233 @@
+"""Studies of heads and of whole models: what is trained, that nothing is done twice, and what is asked of the judge."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dear import components, grid, latency, study, wholes
+from dear.__main__ import app
+from dear.backbone import MaskedTransformer
+from dear.log import Record
+from dear.pipeline import TextToAudio
+from dear.rivals import METHODS, Method, Try, method
+from tests.test_recipes import Data
+
+MODELS = components.WEIGHTS
+
+
+class FakeJudge:
+    """Scores a model by how often it was asked, lower each time; keeps what it was asked."""
+
+    asked = []
+    captions = ["a low bell", "a high bird"]
+
+    def __init__(self, models, captions):
+        assert models == MODELS and captions == 16
+
+    def __call__(self, pipe, **settings):
+        self.asked.append((pipe, settings))
+        return {"kind": 0.5, "loudness": 0.25, "frechet": 100.0 - len(self.asked)}
+
+
+@pytest.fixture(autouse=True)
+def judge(monkeypatch):
+    for module in (grid, wholes):
+        monkeypatch.setattr(module, "Judge", FakeJudge)
+    FakeJudge.asked = []
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Latents and hidden states are made once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def bench(runs, tmp_path):
+    return grid.Bench(MODELS, runs, tmp_path / "heads.jsonl", steps=3, captions=16, data=Data(), progress=False)
+
+
+TWO = (Method("energy", method("energy").objective, method("energy").tries[:2]),
+       Method("consistency", method("consistency").objective, method("consistency").tries[:1], (1, 4), distilled=True))
+
+
+def test_rivals_have_their_tries_and_the_tuned_one_gets_all_seeds(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "METHODS", TWO)
+    here = bench(runs, tmp_path)
+    lines = list(grid.study_rivals(here, seeds=2))
+    assert [(line["method"], line["seed"], line["steps"]) for line in lines] == [
+        ("energy", 100, 1), ("energy", 100, 1), ("consistency", 100, 1),
+        ("energy", 0, 3), ("consistency", 0, 3), ("energy", 1, 3), ("consistency", 1, 3)]
+    # The second try was scored lower by the judge above; that is the one that is trained on.
+    assert lines[3]["setting"] == lines[1]["setting"] != lines[0]["setting"]
+    assert [k for k in lines[0] if k.startswith("guidance")] == ["guidance 2"]
+    assert [k for k in lines[3] if k.startswith("guidance")] == ["guidance 1.5", "guidance 2"]
+    # A student that took the guidance weight in draws with one branch, and its weight is that of the score.
+    asked = [(pipe, s) for pipe, s in FakeJudge.asked if "Consistency" in type(pipe.objective).__name__]
+    assert all(s["guidance_scale"] == 1.0 for _, s in asked)
+    assert [pipe.objective.teacher.guidance_scale for pipe, _ in asked[:4]] == [2.0, 1.5, 2.0, 2.0]
+    assert asked[3][1]["sampling_steps"] == 4 and lines[4]["calls 4"]["frechet"] < lines[4]["guidance 2"]["frechet"]
+    count = len(FakeJudge.asked)
+    assert list(grid.study_rivals(bench(runs, tmp_path), seeds=2)) == lines and len(FakeJudge.asked) == count
+
+
+def test_a_head_is_drawn_from_in_the_teachers_place(runs, tmp_path):
+    here = bench(runs, tmp_path)
+    job = grid.Job("energy", grid.ENERGY, 0, 1)
+    objective, net = here.head(job)
+    pipe, on_h = here.pipe(objective, net, job, 2.5)
+    assert pipe.head is net and pipe.objective is objective and on_h == 2.5
+    assert pipe.backbone is here.master.backbone and not any(p.requires_grad for p in net.parameters())
+    again = bench(runs, tmp_path).head(job)[1]  # from its checkpoint
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+
+
+def test_every_ablation_holds_the_usual_setting_and_changes_one_thing():
+    found, usual = grid.ablations(), (grid.ENERGY, {})
+    base = grid.Job("energy", *usual[:1], 0, 1).key()
+    for name, settings in found.items():
+        assert usual in settings, name
+        for setting, changes in settings:
+            key = grid.Job("energy", setting, 0, 1, **changes).key()
+            ours, theirs = key["setting"]["arguments"], base["setting"]["arguments"]
+            differ = [k for k in ours if ours[k] != theirs.get(k)]
+            differ += [k for k in ("targets", "sizes") if key[k] != base[k]]
+            differ += [k for k in ("heard", "start", "target") if key["setting"][k] != base["setting"][k]]
+            assert len(differ) == ((setting, changes) != usual), (name, differ)
+    assert [s.arguments["samples"] for s, _ in found["samples"]] == [1, 2, 3, 4, 8]
+    assert [s.arguments.get("exponent", 1.0) for s, _ in found["exponent"]] == [0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_head_that_diverges_is_a_result(runs, tmp_path):
+    here = bench(runs, tmp_path)
+    wild = dataclasses.replace(grid.ENERGY, learning_rate=1e30)
+    line = here.do(grid.Job("energy", wild, 0, 3), grid.SCALES)
+    assert "learning_rate" in line["failed"] and grid.best(line) is None
+    assert here.do(grid.Job("energy", wild, 0, 3), grid.SCALES) == line
+
+
+def test_scales_are_those_of_the_training():
+    assert grid.scales_of(Try(), (1.5, 2.0)) == (1.5, 2.0)
+    assert grid.scales_of(Try({"guidance": (2.0, 5.0)}), (1.5, 2.0)) == (2.0,)
+    assert grid.scales_of(Try({"guidance": (5.0, 13.0)}), (1.5, 2.0)) == (5.0,)
+    assert grid.scales_of(Try({"guidance_scale": 2.0}), (1.5,)) == (2.0,)
+
+
+def whole(study_name, runs, record, **options):
+    return list(wholes.study_wholes(study_name, MODELS, runs, record, steps=1, seeds=1, captions=16, data=Data(),
+                                    progress=False, **options))
+
+
+def test_whole_models_learn_with_the_setting_that_heads_were_tuned_to(runs, tmp_path, monkeypatch):
+    losses, real = [], method("shortcut").objective.loss
+    monkeypatch.setattr(method("shortcut").objective, "loss", lambda self, net, x, cond, generator, target=None: (
+        losses.append((self.finest, net, target)), real(self, net, x, cond, generator, target))[1])
+    tuned = {"shortcut": Try({"finest": 32, "share": 0.5})}
+    lines = whole("whole", runs, tmp_path / "w.jsonl", chosen=tuned)
+    assert [line["method"] for line in lines] == ["flow", "shortcut", "meanflow"]
+    assert losses[0][0] == 32 and losses[0][1] is not losses[0][2] is not None
+    assert set(lines[0]) >= {"guidance 1", "guidance 2", "guidance 3", "calls 4", "calls 16"}
+    count = len(FakeJudge.asked)
+    assert whole("whole", runs, tmp_path / "w.jsonl", chosen=tuned) == lines and len(FakeJudge.asked) == count
+
+
+def test_texts_and_masks_change_what_they_are_about(runs, tmp_path, monkeypatch):
+    fitted, real = [], wholes.fit
+    monkeypatch.setattr(wholes, "fit", lambda shop, model, *a, **k: fitted.append((model, k)) or real(
+        shop, model, *a, **k))
+    lines = whole("text", runs, tmp_path / "w.jsonl")
+    assert [line["pool"] for line in lines] == ["no", "only", "also"]
+    assert [m.backbone.config.pool for m, _ in fitted] == ["no", "only", "also"]
+    assert all(m.text.positions.requires_grad and k["distillation_weight"] == 1000 for m, k in fitted)
+    fitted.clear()
+    lines = whole("masks", runs, tmp_path / "w.jsonl")
+    assert [k["mask_law"] for _, k in fitted] == [(0.0, 1.0, 0.3), (0.0, 1.0, 0.18), (0.7, 1.0, 0.25)]
+    assert not fitted[0][0].text.positions.requires_grad
+    with pytest.raises(ValueError, match="whole, text or masks"):
+        wholes.settings_of("other", {})
+
+
+@pytest.mark.parametrize("pool", ["only", "also"])
+def test_a_pooled_text_is_its_mean(pool):
+    """The mean does not know the order of words; beside the words it is one more vector."""
+    torch.manual_seed(0)
+    master = TextToAudio.from_pretrained(MODELS / "teacher")
+    net = wholes._backbone(master, pool)
+    tokens, masked = torch.zeros(1, 32, 48), torch.ones(1, 32, dtype=torch.bool)
+    text, words = torch.randn(1, 5, 128), torch.tensor([[True, True, True, False, False]])
+    padded = torch.cat([text[:, :3], 7 * torch.ones(1, 2, 128)], dim=1)
+    with torch.no_grad():
+        h = net(tokens, masked, text, words)
+        torch.testing.assert_close(net(tokens, masked, padded, words), h)  # what is no word is never read
+        swapped = net(tokens, masked, text[:, [1, 0, 2, 3, 4]], words)
+        mean = text[:, :3].mean(dim=1, keepdim=True)
+        alone = net(tokens, masked, mean, torch.ones(1, 1, dtype=torch.bool))
+    assert torch.allclose(swapped, h, atol=1e-5) == (pool == "only")
+    assert torch.allclose(alone, h, atol=1e-5) == (pool == "only")
+    plain = MaskedTransformer(dataclasses.replace(net.config, pool="no"))
+    plain.load_state_dict(net.state_dict())
+    if pool == "also":  # by hand: the mean stands first
+        both = torch.cat([mean, text], dim=1)
+        with torch.no_grad():
+            want = plain(tokens, masked, both, torch.cat([torch.ones(1, 1, dtype=torch.bool), words], dim=1))
+        torch.testing.assert_close(h, want)
+    with pytest.raises(ValueError, match="pool must be"):
+        MaskedTransformer(dataclasses.replace(net.config, pool="max"))
+
+
+def test_latency_times_all_ways_in_one_run_and_keeps_them(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "METHODS", TWO)
+    monkeypatch.setattr(latency, "CALLS", (2,))
+    monkeypatch.setattr(latency, "MORE_CALLS", (1,))
+    monkeypatch.setattr(latency, "ITERATIONS", (1, 16))
+    options = {"steps": 1, "captions": 16, "data": Data(), "progress": False}
+    lines = latency.study_latency(MODELS, runs, tmp_path / "l.jsonl", **options)
+    names = [(line["model"], line["num_inference_steps"], line["sampling_steps"]) for line in lines]
+    assert names == [("student", 1, 1), ("student", 16, 1), ("teacher", 16, 2), ("teacher", 1, 1), ("energy", 4, 1),
+                     ("energy", 16, 1), ("consistency", 4, 1), ("consistency", 4, 4), ("consistency", 16, 1),
+                     ("consistency", 16, 4)]
+    assert all(line["seconds_per_clip"] > 0 for line in lines)
+    assert lines[0]["seconds_per_clip"] < lines[1]["seconds_per_clip"]  # one backbone pass against sixteen
+    assert lines[0]["guidance_scale"] == 1.5 and lines[2]["guidance_scale"] == 2.5
+    before = (tmp_path / "l.jsonl").read_text()
+    assert latency.study_latency(MODELS, runs, tmp_path / "l.jsonl", **options) == lines
+    assert (tmp_path / "l.jsonl").read_text() == before
+
+
+def test_the_command_tells_of_heads_and_wholes(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "soundworld_clips", Data)
+    monkeypatch.setattr(grid, "METHODS", TWO[:1])
+    monkeypatch.setattr(grid, "ablations", lambda: {"targets": [(grid.ENERGY, {"targets": 2})]})
+    monkeypatch.setattr(wholes, "settings_of", lambda name, chosen: [
+        {"from_scratch": False, "distillation_weight": 0.0, "pool": "no", "mask_law": (0.0, 1.0, 0.3),
+         "method": "flow", "setting": chosen.get("flow") or Try()}])
+    options = ["--runs", tmp_path / "runs", "--steps", 1, "--seeds", 1, "--captions", 16, "--models", MODELS]
+    for what, told in (("rivals", "energy"), ("heads", "'targets': 2"), ("whole", "flow")):
+        record = ["--record", tmp_path / f"{what}.jsonl"]
+        found = CliRunner().invoke(app, [str(a) for a in ("study", what, *options, *record)])
+        assert found.exit_code == 0 and told in found.output and "Frechet distance" in found.output, found.output
+    shutil.rmtree(tmp_path / "runs")
+
+
+def test_methods_are_named_once_and_first_calls_are_one():
+    assert len({m.name for m in METHODS}) == len(METHODS) == 8
+    assert all(m.steps[0] == 1 and len(m.tries) == 3 for m in METHODS)
+
+
+def test_the_record_of_a_study_that_was_stopped_goes_on(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "METHODS", TWO[:1])
+    real, calls = grid.train_head, []
+
+    def stopped(*given, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    monkeypatch.setattr(grid, "train_head", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        list(grid.study_rivals(bench(runs, tmp_path), seeds=1))
+    assert len(Record(tmp_path / "heads.jsonl").lines) == 1
+    assert len(list(grid.study_rivals(bench(runs, tmp_path), seeds=1))) == 3 and len(calls) == 4
