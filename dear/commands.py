@@ -181,6 +181,9 @@ def _study_heads(what: str, models: Path, runs: Path, record: Path, *, steps: in
 
     bench = grid.Bench(models, runs, record, steps=steps, captions=captions)
     for line in {"rivals": grid.study_rivals, "heads": grid.study_heads}[what](bench, seeds=seeds):
+        if "setting" not in line:  # a control
+            print(f"{line['method']:18} Frechet distance {line['guidance 1']['frechet']:.0f}")
+            continue
         changes = line["sizes"] | ({"targets": line["targets"]} if line["targets"] > 1 else {})
         told = line["setting"]["arguments"] | {"heard": line["setting"]["heard"]} | changes
         _tell_best(f"{line['method']:18} {line['steps']} steps  {told}", line)

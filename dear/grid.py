@@ -183,8 +183,31 @@ def tuned(bench: Bench, chosen: Method) -> Try:
     return chosen.tries[min(scored)[1] if scored else 0]
 
 
+class Noise:
+    """The trivial control: tokens that are nothing but noise."""
+
+    @staticmethod
+    def sample(net, cond, noise, steps, generator):
+        """The noise itself."""
+        return noise
+
+
+def controls(bench: Bench) -> Iterator[dict]:
+    """Lines of the rendered clips themselves, the floor, and of tokens of noise."""
+    for name in ("rendered clips", "noise"):
+        key = {"method": name, **bench.told, "batch_size": None}
+        if not bench.record.find(key):
+            bench.prepare()
+            m = bench.master
+            noise = TextToAudio(m.text, m.backbone, m.head, m.vae, Settings(), objective=Noise())
+            found = bench.judge.floor() if name == "rendered clips" else bench.judge(noise, guidance_scale=1.0)
+            bench.record.append(key | {"guidance 1": found} | origin())
+        yield bench.record.find(key)
+
+
 def study_rivals(bench: Bench, *, seeds: int, names: tuple[str, ...] = ()) -> Iterator[dict]:
-    """Lines of all methods: their tries first, then the tuned setting with every seed."""
+    """Lines of the controls and of all methods: their tries first, then the tuned setting with every seed."""
+    yield from controls(bench)
     chosen = [m for m in METHODS if not names or m.name in names]
     for m in chosen:
         for job in tries(bench, m):

@@ -31,6 +31,9 @@ class FakeJudge:
         self.asked.append((pipe, settings))
         return {"kind": 0.5, "loudness": 0.25, "frechet": 100.0 - len(self.asked)}
 
+    def floor(self):
+        return {"kind": 1.0, "frechet": 2.0}
+
 
 @pytest.fixture(autouse=True)
 def judge(monkeypatch):
@@ -56,7 +59,11 @@ TWO = (Method("energy", method("energy").objective, method("energy").tries[:2]),
 def test_rivals_have_their_tries_and_the_tuned_one_gets_all_seeds(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "METHODS", TWO)
     here = bench(runs, tmp_path)
-    lines = list(grid.study_rivals(here, seeds=2))
+    floor, noise, *lines = grid.study_rivals(here, seeds=2)
+    assert (floor["method"], noise["method"]) == ("rendered clips", "noise")
+    assert floor["guidance 1"]["frechet"] == 2.0 and noise["guidance 1"]["frechet"] == 99.0
+    drawn = torch.randn(2, 3)
+    assert FakeJudge.asked[0][0].objective.sample(None, None, drawn, 1, None) is drawn
     assert [(line["method"], line["seed"], line["steps"]) for line in lines] == [
         ("energy", 100, 1), ("energy", 100, 1), ("consistency", 100, 1),
         ("energy", 0, 3), ("consistency", 0, 3), ("energy", 1, 3), ("consistency", 1, 3)]
@@ -70,7 +77,8 @@ def test_rivals_have_their_tries_and_the_tuned_one_gets_all_seeds(runs, tmp_path
     assert [pipe.objective.teacher.guidance_scale for pipe, _ in asked[:4]] == [2.0, 1.5, 2.0, 2.0]
     assert asked[3][1]["sampling_steps"] == 4 and lines[4]["calls 4"]["frechet"] < lines[4]["guidance 2"]["frechet"]
     count = len(FakeJudge.asked)
-    assert list(grid.study_rivals(bench(runs, tmp_path), seeds=2)) == lines and len(FakeJudge.asked) == count
+    again = list(grid.study_rivals(bench(runs, tmp_path), seeds=2))
+    assert again == [floor, noise, *lines] and len(FakeJudge.asked) == count
 
 
 def test_a_head_is_drawn_from_in_the_teachers_place(runs, tmp_path):
@@ -229,5 +237,5 @@ def test_the_record_of_a_study_that_was_stopped_goes_on(runs, tmp_path, monkeypa
     monkeypatch.setattr(grid, "train_head", stopped)
     with pytest.raises(KeyboardInterrupt):
         list(grid.study_rivals(bench(runs, tmp_path), seeds=1))
-    assert len(Record(tmp_path / "heads.jsonl").lines) == 1
-    assert len(list(grid.study_rivals(bench(runs, tmp_path), seeds=1))) == 3 and len(calls) == 4
+    assert len(Record(tmp_path / "heads.jsonl").lines) == 3  # two controls and a try
+    assert len(list(grid.study_rivals(bench(runs, tmp_path), seeds=1))) == 5 and len(calls) == 4

@@ -1,0 +1,317 @@
+"""What the paper claims, what was measured here, and a verdict by one rule: a table made from the records.
+
+The rule: of two groups of seeds the one with the smaller mean is ahead if the difference exceeds the largest range of
+seeds of both; otherwise it is undecided. "holds" and "does not hold" speak of this classroom; what cannot be measured
+here says why.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from dear import grid
+from dear.rivals import METHODS
+
+HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "undecided", "not testable here"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the table; seeds is the number behind each figure, yardstick the floor and the control beside it."""
+
+    paper: str
+    here: str
+    seeds: str
+    yardstick: str
+    verdict: str
+
+
+def verdict(ahead: Sequence[float], behind: Sequence[float]) -> str:
+    """Whether `ahead` has the smaller mean, by more than seeds differ; one seed a group decides nothing."""
+    gain, noise = mean(behind) - mean(ahead), max(max(v) - min(v) for v in (ahead, behind))
+    if min(len(ahead), len(behind)) < 2 or abs(gain) <= noise:
+        return OPEN
+    return HOLDS if gain > 0 else FAILS
+
+
+def all_of(*verdicts: str) -> str:
+    """The verdict on a claim of several parts: it fails with one of them, holds with all."""
+    return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
+
+
+class Records:
+    """The lines of the records by name, and the groups of seeds that claims are about."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def lines(self, name: str) -> list[dict]:
+        """All lines of a jsonl record."""
+        return [json.loads(line) for line in (self.folder / f"{name}.jsonl").read_text().splitlines()]
+
+    def json(self, name: str) -> dict:
+        """A json record."""
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    def heads(self, setting, **changes) -> list[dict]:
+        """Lines of the energy head in a setting of the ablations, one a seed."""
+        job = grid.Job("energy", setting, 0, grid.LONG.steps, **changes).key()
+        del job["seed"]
+        return [line for line in self.lines("heads") if job == {k: line.get(k) for k in job}]
+
+    def rivals(self, name: str) -> list[dict]:
+        """Lines of a method's tuned setting, one a seed: the setting that most full-length runs have."""
+        chosen = tuned(self.lines("heads"), name)
+        return [line for line in self.lines("heads") if line["method"] == name and line["steps"] == grid.LONG.steps
+                and line["setting"] == chosen and not line["sizes"] and line["targets"] == 1]
+
+    def students(self, **changes) -> list[dict]:
+        """Lines of the short students that have lambda 1000, the last layer and the teacher's start but for changes."""
+        want = {"distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False} | changes
+        return [line for line in self.lines("students") if want == {k: line[k] for k in want}]
+
+    def floor(self) -> float:
+        """Frechet distance of rendered clips, of the validation captions that all of these are scored on."""
+        return next(line["frechet"] for line in self.lines("guidance") if line["model"] == "rendered clips")
+
+
+def tuned(lines: list[dict], name: str) -> dict:
+    """The setting that a method's tries chose."""
+    short = [line for line in lines if line["method"] == name and line["seed"] == grid.TRY_SEED and grid.best(line)]
+    return min(short, key=lambda line: grid.best(line)["frechet"])["setting"]
+
+
+def distances(lines: list[dict]) -> list[float]:
+    """Frechet distance of each line at the guidance whose mean over the lines is least; nothing for no lines."""
+    scales = {k for k in lines[0] if k.startswith("guidance ")} if lines else set()
+    groups = [[line[k]["frechet"] for line in lines] for k in sorted(scales) if all(k in line for line in lines)]
+    return min(groups, key=mean, default=[])
+
+
+def told(values: Sequence[float]) -> str:
+    """Mean and, of several seeds, range."""
+    return f"{mean(values):.0f}" + (f" ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else "")
+
+
+def faster(r: Records) -> Claim:
+    """The paper's headline."""
+    timing = next(line for line in reversed(r.lines("latency")) if "timed" in line)["ways"]
+    seconds = {(w["model"], w["num_inference_steps"], w["sampling_steps"]): w["seconds_per_clip"] for w in timing}
+    ratio = seconds["teacher", 16, 100] / seconds["student", 16, 1]
+    full = {row["system"]: row["seconds_per_clip"]["processor"] for row in r.json("fullsize")["rows"]}
+    paper = full["IMPACT, 64 iterations, 100 diffusion steps"] / full["AudioDEAR, 64 iterations"]
+    return Claim("up to 8.5 times faster than its teacher (batch 8, V100, 64 iterations: 22.34 s and 2.61 s)",
+                 f"{ratio:.1f} times, classroom size, batch 8, 16 iterations; {paper:.1f} times at the paper's size, "
+                 "batch 1, 64 iterations, extrapolated (both one CPU core)", "one run", "none",
+                 f"{HOLDS if ratio >= 8.5 else FAILS} at classroom size; on a GPU not measured")
+
+
+def near_teacher(r: Records) -> Claim:
+    """What the one call costs in fidelity."""
+    rows = {row["model"]: row for row in r.json("soundworld")["rows"]}
+    student, teacher, floor = (rows[n] for n in ("soundworld", "soundworld-teacher", "rendered clips"))
+    gap = max(teacher["all"][a] - student["all"][a] for a in ("relation", "kind", "pitch", "loudness"))
+    return Claim("a little below its teacher in CLAP (0.334 and 0.372) and IS (9.66 and 10.57), level in KL (1.06)",
+                 f"attributes heard: {100 * gap:.1f} points below at most; Frechet distance {student['frechet']:.0f} "
+                 f"and {teacher['frechet']:.0f}", "one model each, 500 captions",
+                 f"rendered clips {floor['frechet']:.0f}", HOLDS if gap < 0.05 else FAILS)
+
+
+def best_head(r: Records) -> Claim:
+    """The paper's comparison of one-step losses in its own frame."""
+    ours, plain = distances(r.rivals("energy")), ("flow", "shortcut", "meanflow")
+    others = {name: distances(r.rivals(name)) for name in plain}
+    said = ", ".join(f"{name} {told(v)}" for name, v in others.items())
+    return Claim("in one frame, without distillation, energy is far ahead: FD 22 against flow matching 126, Shortcut "
+                 "98 and MeanFlow 79", f"heads on frozen hidden states, one call: energy {told(ours)}, {said}",
+                 str(len(ours)), f"rendered clips {r.floor():.0f}; flow in one call is the control: it draws the mean",
+                 all_of(*(verdict(ours, v) for v in others.values())))
+
+
+def best_whole(r: Records) -> Claim:
+    """The same of whole models, short runs."""
+    lines, ours = r.lines("wholes"), distances(r.students(distillation_weight=0.0))
+    names = ("flow", "shortcut", "meanflow")
+    others = {n: distances([x for x in lines if x["method"] == n and x["seed"] < 100]) for n in names}
+    said = ", ".join(f"{name} {told(v)}" for name, v in others.items())
+    return Claim("the same for whole models (the same figures)",
+                 f"1000 steps from the teacher's backbone: energy {told(ours)}, {said}", str(len(ours)),
+                 f"rendered clips {r.floor():.0f}", all_of(*(verdict(ours, v) for v in others.values())))
+
+
+def best_distilled(r: Records) -> Claim:
+    """The rivals that the paper names, by their method."""
+    ours = distances(r.rivals("energy"))
+    others = {m: distances(r.rivals(m.name)) for m in METHODS if m.distilled}
+    said = ", ".join(f"{m.name} ({m.of}) {told(v)}" for m, v in others.items())
+    return Claim("better in FD than ConsistencyTTA, SoundCTM and AudioLCM in one step (18.67 against 22.21, 19.83 and "
+                 "25.36), and than AudioTurbo (22.18)",
+                 f"their methods as heads in our frame, one call: energy {told(ours)}, {said}", str(len(ours)),
+                 f"rendered clips {r.floor():.0f}",
+                 all_of(*(verdict(ours, v) for v in others.values())) + "; the systems themselves: " + UNTESTED)
+
+
+def distillation(r: Records) -> Claim:
+    """Whether the pull on hidden states pays."""
+    with_it, without = (distances(r.students(distillation_weight=w)) for w in (1000.0, 0.0))
+    anew, never = (distances(r.students(distillation_weight=w, from_scratch=True)) for w in (1000.0, 0.0))
+    return Claim("distilling hidden states helps: FD 18.67 against 22.09",
+                 f"from the teacher {told(with_it)} against {told(without)}; from scratch {told(anew)} against "
+                 f"{told(never)}", str(len(with_it)), f"rendered clips {r.floor():.0f}",
+                 all_of(verdict(with_it, without), verdict(anew, never)))
+
+
+def peak(r: Records) -> Claim:
+    """The weight of the distillation."""
+    found = {w: distances(r.students(distillation_weight=float(w))) for w in (0, 10, 100, 1000, 5000)}
+    others = [verdict(found[1000], v) for w, v in found.items() if w != 1000]
+    return Claim("lambda = 1000 is best: FD 22.09, 18.67 and 19.88 at 0, 1000 and 5000",
+                 ", ".join(f"{w}: {mean(v):.0f}" for w, v in found.items()), str(len(found[0])),
+                 f"rendered clips {r.floor():.0f}", all_of(*others))
+
+
+def _ablation(r: Records, name: str) -> dict[str, list[float]]:
+    """Distances of every setting of an ablation by what it changes."""
+    groups = {}
+    for setting, changes in grid.ablations()[name]:
+        sizes = changes.get("sizes", {})
+        usual = {"exponent": 1.0, "main": "noise", "depth": 5, "width": 192, "targets": 1, "heard": setting.heard}
+        value = (setting.arguments | usual | setting.arguments | changes | sizes)[name]
+        groups[value] = distances(r.heads(setting, **changes))
+    return groups
+
+
+def samples(r: Records) -> Claim:
+    """How many samples a target."""
+    found = _ablation(r, "samples")
+    return Claim("two samples a target are the best balance (m = 2: FD 18.67, CLAP 0.334; m = 4: 18.13, 0.322)",
+                 ", ".join(f"m = {m}: {told(v)}" for m, v in found.items()), str(len(found[2])),
+                 f"rendered clips {r.floor():.0f}; m = 1, no repulsion, is the control",
+                 all_of(*(verdict(found[2], found[m]) for m in (1, 4, 8))))
+
+
+def noise_main(r: Records) -> Claim:
+    """Where the noise enters the head."""
+    found = _ablation(r, "main")
+    return Claim("noise as the main stream is clearly better than noise as the condition",
+                 f"noise main {told(found['noise'])}, h main {told(found['hidden'])}", str(len(found["noise"])),
+                 f"rendered clips {r.floor():.0f}", verdict(found["noise"], found["hidden"]))
+
+
+def exponent(r: Records) -> Claim:
+    """EAR's ablation, which the paper relies on."""
+    found = _ablation(r, "exponent")
+    return Claim("exponent 1 (EAR: FID 3.55; 4.10 at 1.5; 188 at 2, where only the mean is matched)",
+                 ", ".join(f"{a:g}: {told(v)}" for a, v in found.items()), str(len(found[1.0])),
+                 f"rendered clips {r.floor():.0f}; exponent 2 is the control",
+                 all_of(*(verdict(found[1.0], found[a]) for a in (0.5, 1.5, 2.0))))
+
+
+def text(r: Records) -> Claim:
+    """What the backbone sees of a caption."""
+    found = {p: distances([x for x in r.lines("wholes") if x["pool"] == p and x["learns_text"]])
+             for p in ("no", "only", "also")}
+    return Claim("a sequence of text vectors and a pooled one are best together, the pooled one alone clearly worse",
+                 f"sequence {told(found['no'])}, pooled {told(found['only'])}, both {told(found['also'])}",
+                 str(len(found["no"])), f"rendered clips {r.floor():.0f}",
+                 all_of(verdict(found["also"], found["no"]), verdict(found["no"], found["only"])))
+
+
+def _drawn(r: Records, model: str, **changes) -> list[dict]:
+    """Ways to draw a shipped model that differ from the usual ones in what `changes` holds, and in the scale."""
+    usual = {"model": model, "num_inference_steps": 16, "decoding_schedule": "cosine", "guidance": "own",
+             "guidance_schedule": "constant", "temperature": 1.0, "temperature_schedule": "constant", "seed": 0}
+    want = usual | changes
+    return [line for line in r.lines("guidance") if want == {k: line.get(k) for k in want}]
+
+
+def guidance_scale(r: Records) -> Claim:
+    """How strong."""
+    found = {line["guidance_scale"]: line["frechet"] for line in _drawn(r, "student")}
+    short = [grid.best(line) is line["guidance 2"] for line in r.students()]
+    best = min(found, key=found.get)
+    return Claim("guidance on h is best near w = 4",
+                 "student of guided draws: " + ", ".join(f"w = {w:g}: {v:.0f}" for w, v in sorted(found.items()))
+                 + f"; students of the data, of w = 1, 2, 3: best at 2 for {sum(short)} of {len(short)}",
+                 "one model", f"rendered clips {r.floor():.0f}; w = 1 is no guidance",
+                 HOLDS if 3 <= best <= 5 else FAILS)
+
+
+def guidance_place(r: Records) -> Claim:
+    """Where."""
+    own, other = ({line["guidance_scale"]: line["frechet"] for line in _drawn(r, "teacher", guidance=g)}
+                  for g in ("own", "other"))
+    chance = [line["frechet"] for seed in (0, 1, 2) for line in _drawn(r, "teacher", seed=seed)
+              if line["guidance_scale"] == 2.0]
+    gap, noise = own[1.0] - min(other.values()), max(chance) - min(chance)
+    return Claim("guidance on h suits one-step models alone",
+                 f"a diffusion teacher, too: none {own[1.0]:.0f}, on h {min(other.values()):.0f}, on its prediction "
+                 f"{min(own.values()):.0f}, each at its best scale", "one model; three draws",
+                 f"rendered clips {r.floor():.0f}; draws differ by {noise:.0f}",
+                 FAILS if gap > noise else OPEN)
+
+
+def iterations(r: Records) -> Claim:
+    """Whether one pass is enough."""
+    found = {n: min(line["frechet"] for line in _drawn(r, "student", num_inference_steps=n))
+             for n in (1, 4, 8, 16, 32)}
+    return Claim("decoding everything in one pass fails (IMPACT: FAD 12.26 against 1.07 at 32 iterations)",
+                 "student: " + ", ".join(f"{n}: {v:.0f}" for n, v in found.items()), "one model",
+                 f"rendered clips {r.floor():.0f}", HOLDS if found[1] > 1.5 * found[32] else FAILS)
+
+
+def _plane(r: Records, name: str, setting: str, figure: str) -> list[float]:
+    return [line[figure] for line in r.lines("plane") if line["stage"] in ("steps", "controls")
+            and line["method"] == name and line["data"] == "swiss_roll"
+            and (line["stage"] == "controls" or setting in line["setting"]) and line[figure] is not None]
+
+
+def plane_nearest(r: Records) -> Claim:
+    """The toy experiment."""
+    rivals, parts = ("shortcut", "meanflow"), []
+    said = []
+    for setting in ("published", "tuned"):
+        ours = _plane(r, "energy", setting, "w2")
+        others = {name: _plane(r, name, setting, "w2") for name in rivals}
+        parts += [verdict(ours, v) for v in others.values()]
+        said.append(f"{setting}: energy {mean(ours):.2f}, "
+                    + ", ".join(f"{n} {mean(v):.2f}" for n, v in others.items()))
+    floor, control = (mean(_plane(r, n, "", "w2")) for n in ("floor", "gaussian"))
+    return Claim("energy is lowest in MMD and Wasserstein distance on the Swiss roll",
+                 "Wasserstein-2, " + "; ".join(said), str(len(ours)), f"data {floor:.2f}, a Gaussian {control:.2f}",
+                 all_of(*parts))
+
+
+def plane_covers(r: Records) -> Claim:
+    """What MeanFlow leaves out."""
+    ours, theirs, tried = (_plane(r, n, s, "coverage") for n, s in (
+        ("energy", "published"), ("meanflow", "published"), ("meanflow", "tuned")))
+    floor = mean(_plane(r, "floor", "", "coverage"))
+    return Claim("MeanFlow covers too little of the spiral, energy all of it",
+                 f"share covered: energy {mean(ours):.2f}, MeanFlow {mean(theirs):.2f} as published, "
+                 f"{mean(tried):.2f} tuned", str(len(ours)), f"data {floor:.2f}",
+                 HOLDS if mean(ours) - mean(theirs) > 0.02 < mean(ours) - mean(tried) else FAILS)
+
+
+def not_best(r: Records) -> Claim:
+    """What the paper's own table says against it."""
+    return Claim("(its own table) it is not best in FAD: 2.79, where AudioLCM in two steps has 2.17 and SoundCTM 2.51; "
+                 "nor in IS: 9.66, where AudioLCM in two steps has 9.89", "needs AudioCaps, PANNs and VGGish", "",
+                 "", UNTESTED)
+
+
+CLAIMS: tuple[Callable[[Records], Claim], ...] = (
+    faster, near_teacher, best_head, best_whole, best_distilled, distillation, peak, samples, exponent, noise_main,
+    text, guidance_scale, guidance_place, iterations, plane_nearest, plane_covers, not_best,
+)
+
+
+def table(records: Path) -> str:
+    """All claims as a table in markdown."""
+    rows = ["| the paper | here | seeds | floor and control | verdict |", "|---|---|---|---|---|"]
+    for claim in (make(Records(records)) for make in CLAIMS):
+        cells = (claim.paper, claim.here, claim.seeds, claim.yardstick, claim.verdict)
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
