@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from dear.components import beside, digest, write_json
-from dear.data.folder import _read_rows
+from dear.data.folder import read_rows
 
 COLUMNS = ("listener", "trial", "kind", "clip_a", "clip_b", "relevance", "quality", "preferred", "seconds")
 SCALES = ("relevance", "quality")
@@ -108,7 +108,7 @@ def prepare(
 def _clips(folder: Path) -> dict[tuple[str, int], Path]:
     """Wav files of a folder by (caption, how many rows with this caption came before)."""
     seen, clips = Counter(), {}
-    for line, row in _read_rows(folder, "captions.csv"):
+    for line, row in read_rows(folder, "captions.csv"):
         name, caption = row["filename"], row["caption"]
         file = next((p for p in (folder / name, folder / "audio" / name) if p.is_file()), None)
         if file is None or file.suffix.lower() != ".wav" or file in clips.values() or not caption:

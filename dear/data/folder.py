@@ -72,7 +72,7 @@ class AudioFolder:
         self.problems: list[str] = []
         self._clips: list[Clip] = []
         self._firsts: list[int] = []  # index of each recording's first crop
-        rows, scan = _read_rows(self.path, captions), _Scan(self.path)
+        rows, scan = read_rows(self.path, captions), _Scan(self.path)
         for line, row in tqdm(rows, unit="file", desc="recordings", disable=not progress):
             name = row["filename"]
             try:
@@ -199,7 +199,7 @@ def crop(waveform: Tensor, samples: int, count: int, rng: np.random.Generator) -
     return [waveform[start : start + samples].clone() for start in chosen]
 
 
-def _read_rows(path: Path, captions: str) -> list[tuple[int, dict]]:
+def read_rows(path: Path, captions: str) -> list[tuple[int, dict]]:
     """Return (line number, row) of the captions file, or say what is wrong with it and show a right one."""
     table = path / captions
     if not table.is_file():
