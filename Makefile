@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test notebooks nbval lab train lint lock clean
+.PHONY: help setup demo test notebooks nbval tables lab train lint lock clean
 
 PY := .venv/bin/python
 UV := $(PY) -m uv
@@ -29,6 +29,9 @@ nbval: $(SETUP) ## Run the notebooks and compare each output with the stored one
 
 notebooks: $(SETUP) ## Execute the course, store outputs and run times, renew the course map (ONLY="00_hear_it ...": some)
 	$(PY) notebooks/build.py $(ONLY)
+
+tables: $(SETUP) ## Renew the tables of the README from notebooks and records
+	$(PY) notebooks/build.py --tables
 
 lab: $(SETUP) ## Open the course in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir notebooks

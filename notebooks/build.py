@@ -1,8 +1,9 @@
-"""Execute the notebooks, store their outputs and run times, and renew the course map of the README.
+"""Execute the notebooks, store their outputs and run times, and renew the tables of the README.
 
     python notebooks/build.py                 all notebooks
     python notebooks/build.py 00_hear_it ...  the named ones; the figures of the others stay
-    python notebooks/build.py --check         change nothing; fail if the README's course map is out of date
+    python notebooks/build.py --tables        execute nothing; renew the README's tables
+    python notebooks/build.py --check         change nothing; fail if the README's tables are out of date
 
 Run times go to records/notebooks.json: seconds on one thread, with date, commit and device.
 """
@@ -25,7 +26,6 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = Path("records/notebooks.json")
-BEGIN, END = "<!-- course-map:begin -->", "<!-- course-map:end -->"
 CELL_TIMEOUT = 240  # seconds, as in `make test`
 
 
@@ -145,19 +145,33 @@ def course_map(root: Path) -> str:
     return "\n".join(rows)
 
 
-def with_course_map(root: Path) -> str:
-    """The README's text with a fresh course map between its two markers."""
+def claims_table(root: Path) -> str:
+    """The table of the paper's claims, made from the records (`dear/claims.py`)."""
+    from dear.claims import table
+
+    return table(root / "records")
+
+
+TABLES = {"course-map": course_map, "claims": claims_table}
+
+
+def renewed(root: Path) -> str:
+    """The README's text with fresh tables between their markers; only the course map must be there."""
     text = (root / "README.md").read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"README.md: wanted the course map between one line {BEGIN} and one line {END}")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{before}{BEGIN}\n{course_map(root)}\n{END}{after}"
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if name != "course-map" and begin not in text and end not in text:
+            continue
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(f"README.md: wanted a table between one line {begin} and one line {end}")
+        text = f"{text.split(begin)[0]}{begin}\n{make(root)}\n{end}{text.split(end)[1]}"
+    return text
 
 
 def check(root: Path) -> None:
-    """ValueError if the README's course map is not what the notebooks and records give."""
-    if with_course_map(root) != (root / "README.md").read_text(encoding="utf-8"):
-        raise ValueError("the course map in README.md is out of date: run `make notebooks`")
+    """ValueError if the README's tables are not what the notebooks and records give."""
+    if renewed(root) != (root / "README.md").read_text(encoding="utf-8"):
+        raise ValueError("README.md is out of date: run `make notebooks`, or `make tables` if only records changed")
 
 
 def build(root: Path, names: list[str]) -> bool:
@@ -180,7 +194,7 @@ def build(root: Path, names: list[str]) -> bool:
     if failed:
         print(f"{len(failed)} of {len(paths)} notebooks failed: {', '.join(failed)}")
         return False
-    write(root / "README.md", with_course_map(root))
+    write(root / "README.md", renewed(root))
     return True
 
 
@@ -188,12 +202,15 @@ def main() -> None:
     """Read the command line, build or check, and leave with 1 and one clear line when something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="notebooks to execute, with or without .ipynb (all)")
-    parser.add_argument("--check", action="store_true", help="only verify the course map in README.md")
+    parser.add_argument("--tables", action="store_true", help="only renew the tables in README.md")
+    parser.add_argument("--check", action="store_true", help="only verify the tables in README.md")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # for the kernels: what is measured is one thread
     try:
         if arguments.check:
             check(ROOT)
+        elif arguments.tables:
+            write(ROOT / "README.md", renewed(ROOT))
         elif not build(ROOT, arguments.names):
             sys.exit(1)
     except ValueError as problem:

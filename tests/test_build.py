@@ -14,7 +14,7 @@ builder = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(builder)
 
 TABLE = "| learn | need | minutes on 2 CPU cores | minutes to teach |\n|---|---|---|---|\n| a | b | ? | 20 |"
-README = f"# x\n\n{builder.BEGIN}\nold\n{builder.END}\nend\n"
+README = "# x\n\n<!-- course-map:begin -->\nold\n<!-- course-map:end -->\nend\n"
 
 
 def write_notebook(root: Path, name: str, *sources: str) -> Path:
@@ -84,7 +84,7 @@ def test_check_sees_a_changed_promise_and_a_changed_time(tmp_path):
     (tmp_path / "README.md").write_text(README)
     path = write_notebook(tmp_path, "00_one")
     write_record(tmp_path, **{"00_one": 90})
-    (tmp_path / "README.md").write_text(builder.with_course_map(tmp_path))
+    (tmp_path / "README.md").write_text(builder.renewed(tmp_path))
     builder.check(tmp_path)
     write_record(tmp_path, **{"00_one": 120})
     with pytest.raises(ValueError, match="out of date: run `make notebooks`"):
@@ -111,7 +111,7 @@ def test_what_is_missing_is_named(tmp_path):
         builder.course_map(tmp_path)
     (tmp_path / "README.md").write_text("# no markers\n")
     with pytest.raises(ValueError, match="course-map:begin"):
-        builder.with_course_map(tmp_path)
+        builder.renewed(tmp_path)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = "# Only a title\n\n| a table |"
     with pytest.raises(ValueError, match="one sentence"):
@@ -121,6 +121,18 @@ def test_what_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize("text", ["You hear it. More.", "You hear\nit. More", "You hear it.", "You hear it.\n\nMore."])
 def test_the_promise_is_the_first_sentence(text):
     assert builder.promise(v4.new_notebook(cells=[v4.new_markdown_cell(f"# T\n\n{text}")])) == "You hear it."
+
+
+def test_other_tables_are_renewed_where_the_readme_has_their_markers(tmp_path, monkeypatch):
+    write_notebook(tmp_path, "00_one")
+    write_record(tmp_path, **{"00_one": 90})
+    monkeypatch.setitem(builder.TABLES, "claims", lambda root: f"a claim about {root.name}")
+    (tmp_path / "README.md").write_text(README + "<!-- claims:begin -->\n<!-- claims:end -->\nrest\n")
+    told = builder.renewed(tmp_path)
+    assert f"<!-- claims:begin -->\na claim about {tmp_path.name}\n<!-- claims:end -->\nrest" in told
+    (tmp_path / "README.md").write_text(README + "<!-- claims:begin -->\n")
+    with pytest.raises(ValueError, match="claims:end"):
+        builder.renewed(tmp_path)
 
 
 def test_the_course_map_of_this_repository_is_up_to_date():
