@@ -32,6 +32,7 @@ from dear.data.latents import stored
 from dear.data.soundworld import VERSION, SoundWorld, draw_events, render
 from dear.evaluation import ATTRIBUTES, verdict
 from dear.log import origin
+from dear.metrics.divergence import CONVENTIONS
 from dear.metrics.embedders import ClapEmbedder, OracleEmbedder, load_embedder
 from dear.metrics.figures import Figure, measure, of_clips, table
 from dear.pipeline import TextToAudio
@@ -87,6 +88,8 @@ def run(
     is the world's own clips for the same captions, or one half of the recordings against the other.
     """
     began, count, halves = time.monotonic(), len(source.captions), isinstance(source, Recordings)
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     least = (20 if convention == "audioldm_eval" else 2) * (2 if halves else 1)  # inception scores of 10 parts
     if count < least or copies < 1:
         raise ValueError(f"wanted at least {least} captions and 1 clip a caption, got {count} and {copies}")

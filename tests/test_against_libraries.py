@@ -40,7 +40,7 @@ def images(x):
 def test_frechet_distance(sizes):
     x, y = features(sizes[0], 0), features(sizes[1], 1, 2.0)
     ours = frechet_distance(x, y)
-    theirs = FrechetInceptionDistance(feature=Given(), input_img_size=(24, 1, 1), normalize=True).set_dtype(torch.float64)
+    theirs = FrechetInceptionDistance(feature=Given(), input_img_size=(24, 1, 1)).set_dtype(torch.float64)
     theirs.update(images(x), real=True)
     theirs.update(images(y), real=False)
     assert float(theirs.compute()) == pytest.approx(ours, rel=1e-6)
@@ -62,11 +62,11 @@ def test_kl_divergence():
 def test_inception_score():
     logits = 2 * features(400, 0)
     p = logits.softmax(1)
-    theirs = InceptionScore(feature=Given(), splits=1, normalize=True)
+    theirs = InceptionScore(feature=Given(), splits=1)
     theirs.update(images(logits))
     assert float(theirs.compute()[0]) == pytest.approx(inception_score(p, "textbook"), rel=1e-6)
     # Ten parts of a shuffled set; the two shuffles differ, and so do the means, by far less than from the textbook's.
-    theirs = InceptionScore(feature=Given(), splits=10, normalize=True)
+    theirs = InceptionScore(feature=Given(), splits=10)
     theirs.update(images(logits))
     ours, whole = inception_score(p), inception_score(p, "textbook")
     assert abs(float(theirs.compute()[0]) - ours) < 0.3 * (whole - ours)

@@ -43,3 +43,16 @@ def test_bad_input():
                                 ((np.ones(3), np.ones(4)), {}, "as many rows"), ((np.ones(3),), {"level": 1}, "level")):
         with pytest.raises(ValueError, match=said):
             interval(mean, *sets, **options)
+
+
+def test_a_centred_interval_holds_the_figure_that_duplicates_shift():
+    # Distinct values of a sample: a resample of n has about 63 % of them, so plain percentiles are all below.
+    x, distinct = np.arange(200.0), lambda v: float(len(np.unique(v)))
+    low, high = interval(distinct, x, method="percentile", draws=200)
+    assert high < 150
+    moved = interval(distinct, x, method="centred", draws=200)
+    assert moved[0] < 200 < moved[1] and moved[1] - moved[0] == pytest.approx(high - low)
+    # A mean is not shifted: both agree.
+    y = np.random.default_rng(0).normal(size=300)
+    both = [interval(lambda v: float(v.mean()), y, method=m) for m in ("percentile", "centred")]
+    assert both[0] == pytest.approx(both[1], abs=0.01)

@@ -31,12 +31,12 @@ class Figure:
         return f"{value} [{low}, {high}]"
 
 
-def of_set(metric: Callable[..., float], *sets: Sequence, paired: bool = True, draws: int = DRAWS) -> Figure:
+def of_set(metric: Callable[..., float], *sets: Sequence, paired: bool = True) -> Figure:
     """A figure that only whole sets have, with a centred interval: duplicates in a resample shift it (`interval`)."""
     value = metric(*sets)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # every resample would repeat what the line above has said
-        return Figure(value, *interval(metric, *sets, paired=paired, draws=draws, method="centred"))
+        return Figure(value, *interval(metric, *sets, paired=paired, draws=DRAWS, method="centred"))
 
 
 def of_clips(values: Sequence[float], weights: Sequence[float] | None = None) -> Figure:
