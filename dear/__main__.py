@@ -1,4 +1,4 @@
-"""The command line: dear generate | train | evaluate | study | data | listen | demo."""
+"""The command line: dear generate | train | evaluate | listen | study | bench | data | demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -161,8 +161,10 @@ def study(
     what: Annotated[
         str,
         typer.Argument(
-            help="lambda, initialisation or layers: short students that differ in this; "
-            "guidance: the shipped student and teacher drawn from with other iterations, scales and temperatures."
+            help="lambda, initialisation, layers: short students that differ in this.  guidance: shipped student and "
+            "teacher drawn from with other iterations, scales and temperatures.  rivals: heads of every objective on "
+            "the teacher's frozen hidden states.  heads: energy heads that differ in one thing.  whole: whole models "
+            "of other objectives.  text, masks: students that differ in these.  latency: quality against seconds."
         ),
     ],
     models: Annotated[Path, typer.Option(help="Folder with oracle, vae, text, teacher and student.")] = Path(
@@ -170,13 +172,13 @@ def study(
     ),
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints and students.")] = Path("runs/study"),
     record: Annotated[
-        Path | None, typer.Option(help="The record; none: records/students.jsonl, or records/guidance.jsonl.")
+        Path | None, typer.Option(help="The record; none: in records/, the one that holds this study.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Length of each student's training.")] = 1000,
-    seeds: Annotated[int, typer.Option(help="Students of each setting.")] = 2,
+    steps: Annotated[int, typer.Option(help="Length of each training.")] = 1000,
+    seeds: Annotated[int, typer.Option(help="Trainings of each setting.")] = 2,
     captions: Annotated[int, typer.Option(help="Validation captions that each is scored on.")] = 200,
 ):
-    """Run what notebooks 08 and 09 show, one line a run. Stop it at any moment; the same command does the rest."""
+    """Run what notebooks 08 to 12 show, one line a run. Stop it at any moment; the same command does the rest."""
     from dear.commands import study as run
 
     _tell(run, what, models, runs, record, steps, seeds, captions)

@@ -169,5 +169,5 @@ def test_the_command_trains_and_tells(tmp_path, monkeypatch):
     assert "lambda 1000   layers all   from the teacher" in found.output
     for arguments in (("study", "nothing"), ("study", "layers", "--seeds", "0")):
         found = CliRunner().invoke(app, list(arguments))
-        assert found.exit_code != 0 and ("lambda, initialisation, layers or guidance" in found.output
+        assert found.exit_code != 0 and ("must be one of guidance, rivals" in found.output
                                          or "--seeds" in found.output)
