@@ -179,8 +179,8 @@ def _study_students(what: str, models: Path, runs: Path, record: Path, **options
 def _study_heads(what: str, models: Path, runs: Path, record: Path, *, steps: int, seeds: int, captions: int) -> None:
     from dear import grid
 
-    bench = grid.Bench(models, runs, record, steps=steps, captions=captions)
-    for line in {"rivals": grid.study_rivals, "heads": grid.study_heads}[what](bench, seeds=seeds):
+    frame = grid.Frame(models, runs, record, steps=steps, captions=captions)
+    for line in {"rivals": grid.study_rivals, "heads": grid.study_heads}[what](frame, seeds=seeds):
         if "setting" not in line:  # a control
             print(f"{line['method']:18} Frechet distance {line['guidance 1']['frechet']:.0f}")
             continue
@@ -196,7 +196,7 @@ def _study_wholes(what: str, models: Path, runs: Path, record: Path, *, steps: i
 
     chosen = {}
     if what == "whole":
-        heads = grid.Bench(models, runs, record.with_name("heads.jsonl"), steps=grid.LONG.steps, captions=captions)
+        heads = grid.Frame(models, runs, record.with_name("heads.jsonl"), steps=grid.LONG.steps, captions=captions)
         chosen = {m.name: grid.tuned(heads, m) for m in METHODS}
     options = {"steps": steps, "seeds": seeds, "captions": captions, "chosen": chosen}
     for line in study_wholes(what, models, runs, record, **options):

@@ -71,7 +71,7 @@ def ablations() -> dict[str, list[tuple[Try, dict]]]:
     }
 
 
-class Bench:
+class Frame:
     """What all runs share: the teacher and its hidden states, the judge, the record; made when first needed."""
 
     def __init__(self, models: Path, runs: Path, record: Path, *, steps: int, captions: int, data=None,
@@ -171,14 +171,14 @@ def best(line: dict) -> dict | None:
     return min(scored, key=lambda s: s["frechet"]) if scored else None
 
 
-def tries(bench: Bench, chosen: Method) -> list[Job]:
+def tries(frame: Frame, chosen: Method) -> list[Job]:
     """The short runs that choose a method's setting."""
-    return [Job(chosen.name, t, TRY_SEED, max(1, bench.steps // TRY_SHARE)) for t in chosen.tries]
+    return [Job(chosen.name, t, TRY_SEED, max(1, frame.steps // TRY_SHARE)) for t in chosen.tries]
 
 
-def tuned(bench: Bench, chosen: Method) -> Try:
+def tuned(frame: Frame, chosen: Method) -> Try:
     """The try with the least Frechet distance of those that the record holds; of none, the first."""
-    lines = [bench.record.find(job.key() | bench.told) for job in tries(bench, chosen)]
+    lines = [frame.record.find(job.key() | frame.told) for job in tries(frame, chosen)]
     scored = [(best(line)["frechet"], k) for k, line in enumerate(lines) if line and best(line)]
     return chosen.tries[min(scored)[1] if scored else 0]
 
@@ -192,34 +192,34 @@ class Noise:
         return noise
 
 
-def controls(bench: Bench) -> Iterator[dict]:
+def controls(frame: Frame) -> Iterator[dict]:
     """Lines of the rendered clips themselves, the floor, and of tokens of noise."""
     for name in ("rendered clips", "noise"):
-        key = {"method": name, **bench.told, "batch_size": None}
-        if not bench.record.find(key):
-            bench.prepare()
-            m = bench.master
+        key = {"method": name, **frame.told, "batch_size": None}
+        if not frame.record.find(key):
+            frame.prepare()
+            m = frame.master
             noise = TextToAudio(m.text, m.backbone, m.head, m.vae, Settings(), objective=Noise())
-            found = bench.judge.floor() if name == "rendered clips" else bench.judge(noise, guidance_scale=1.0)
-            bench.record.append(key | {"guidance 1": found} | origin())
-        yield bench.record.find(key)
+            found = frame.judge.floor() if name == "rendered clips" else frame.judge(noise, guidance_scale=1.0)
+            frame.record.append(key | {"guidance 1": found} | origin())
+        yield frame.record.find(key)
 
 
-def study_rivals(bench: Bench, *, seeds: int, names: tuple[str, ...] = ()) -> Iterator[dict]:
+def study_rivals(frame: Frame, *, seeds: int, names: tuple[str, ...] = ()) -> Iterator[dict]:
     """Lines of the controls and of all methods: their tries first, then the tuned setting with every seed."""
-    yield from controls(bench)
+    yield from controls(frame)
     chosen = [m for m in METHODS if not names or m.name in names]
     for m in chosen:
-        for job in tries(bench, m):
-            yield bench.do(job, TRY_SCALES)
+        for job in tries(frame, m):
+            yield frame.do(job, TRY_SCALES)
     for seed in range(seeds):
         for m in chosen:
-            yield bench.do(Job(m.name, tuned(bench, m), seed, bench.steps), SCALES)
+            yield frame.do(Job(m.name, tuned(frame, m), seed, frame.steps), SCALES)
 
 
-def study_heads(bench: Bench, *, seeds: int) -> Iterator[dict]:
+def study_heads(frame: Frame, *, seeds: int) -> Iterator[dict]:
     """Lines of all ablations of the energy head; settings that several share are trained once."""
     for seed in range(seeds):
         for settings in ablations().values():
             for setting, changes in settings:
-                yield bench.do(Job("energy", setting, seed, bench.steps, **changes), SCALES)
+                yield frame.do(Job("energy", setting, seed, frame.steps, **changes), SCALES)

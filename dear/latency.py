@@ -36,14 +36,14 @@ def study_latency(models: Path, runs: Path, record: Path, *, steps: int, caption
     A head that its runs lack is trained. A record that holds the seconds of all these ways keeps them.
     """
     lines = Record(record)
-    bench = grid.Bench(models, runs, record.with_name("heads.jsonl"), steps=steps, captions=captions, data=data,
+    frame = grid.Frame(models, runs, record.with_name("heads.jsonl"), steps=steps, captions=captions, data=data,
                        progress=progress)
-    bench.prepare()
+    frame.prepare()
     weights = {name: fingerprint(models / name) for name in SHIPPED}
     pipes, found = {}, []
     for name, iterations, calls in ways():
         if name not in pipes:
-            pipes[name] = _pipe(bench, models, name)
+            pipes[name] = _pipe(frame, models, name)
         pipe, settings = pipes[name]
         options = settings | {"num_inference_steps": iterations, "sampling_steps": calls}
         key = {"model": name, "weights": weights.get(name, weights["teacher"]), "captions": captions,
@@ -51,26 +51,26 @@ def study_latency(models: Path, runs: Path, record: Path, *, steps: int, caption
         if not lines.find(key):
             if progress:
                 print(f"{name}: {iterations} iterations, {calls} calls a token", flush=True)
-            lines.append(key | bench.judge(pipe, **options) | origin())
+            lines.append(key | frame.judge(pipe, **options) | origin())
         found.append((pipe, options, lines.find(key)))
     key = {"timed": len(found), "head_steps": steps, **weights}
     timing = lines.find(key)
     if not timing:
-        timing = key | _timed(found, bench.judge.captions[:BATCH]) | origin()
+        timing = key | _timed(found, frame.judge.captions[:BATCH]) | origin()
         lines.append(timing)
     return [line | {"seconds_per_clip": told["seconds_per_clip"]}
             for (_, _, line), told in zip(found, timing["ways"], strict=True)]
 
 
-def _pipe(bench: grid.Bench, models: Path, name: str) -> tuple[TextToAudio, dict]:
+def _pipe(frame: grid.Frame, models: Path, name: str) -> tuple[TextToAudio, dict]:
     """A model and how it is drawn from: as it is shipped, or with the guidance that its record found best."""
     if name in SHIPPED:
         pipe = TextToAudio.from_pretrained(models / name)
         return pipe, {"guidance_scale": pipe.settings.guidance_scale}
     chosen = grid.method(name)
-    job = grid.Job(name, grid.tuned(bench, chosen), 0, bench.steps)
-    scale = grid.best_scale(bench.do(job, grid.SCALES))
-    pipe, on_h = bench.pipe(*bench.head(job), job, scale)
+    job = grid.Job(name, grid.tuned(frame, chosen), 0, frame.steps)
+    scale = grid.best_scale(frame.do(job, grid.SCALES))
+    pipe, on_h = frame.pipe(*frame.head(job), job, scale)
     return pipe, {"guidance_scale": on_h}
 
 

@@ -48,8 +48,8 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def bench(runs, tmp_path):
-    return grid.Bench(MODELS, runs, tmp_path / "heads.jsonl", steps=3, captions=16, data=Data(), progress=False)
+def frame(runs, tmp_path):
+    return grid.Frame(MODELS, runs, tmp_path / "heads.jsonl", steps=3, captions=16, data=Data(), progress=False)
 
 
 TWO = (Method("energy", method("energy").objective, method("energy").tries[:2]),
@@ -58,7 +58,7 @@ TWO = (Method("energy", method("energy").objective, method("energy").tries[:2]),
 
 def test_rivals_have_their_tries_and_the_tuned_one_gets_all_seeds(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "METHODS", TWO)
-    here = bench(runs, tmp_path)
+    here = frame(runs, tmp_path)
     floor, noise, *lines = grid.study_rivals(here, seeds=2)
     assert (floor["method"], noise["method"]) == ("rendered clips", "noise")
     assert floor["guidance 1"]["frechet"] == 2.0 and noise["guidance 1"]["frechet"] == 99.0
@@ -77,18 +77,18 @@ def test_rivals_have_their_tries_and_the_tuned_one_gets_all_seeds(runs, tmp_path
     assert [pipe.objective.teacher.guidance_scale for pipe, _ in asked[:4]] == [2.0, 1.5, 2.0, 2.0]
     assert asked[3][1]["sampling_steps"] == 4 and lines[4]["calls 4"]["frechet"] < lines[4]["guidance 2"]["frechet"]
     count = len(FakeJudge.asked)
-    again = list(grid.study_rivals(bench(runs, tmp_path), seeds=2))
+    again = list(grid.study_rivals(frame(runs, tmp_path), seeds=2))
     assert again == [floor, noise, *lines] and len(FakeJudge.asked) == count
 
 
 def test_a_head_is_drawn_from_in_the_teachers_place(runs, tmp_path):
-    here = bench(runs, tmp_path)
+    here = frame(runs, tmp_path)
     job = grid.Job("energy", grid.ENERGY, 0, 1)
     objective, net = here.head(job)
     pipe, on_h = here.pipe(objective, net, job, 2.5)
     assert pipe.head is net and pipe.objective is objective and on_h == 2.5
     assert pipe.backbone is here.master.backbone and not any(p.requires_grad for p in net.parameters())
-    again = bench(runs, tmp_path).head(job)[1]  # from its checkpoint
+    again = frame(runs, tmp_path).head(job)[1]  # from its checkpoint
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
 
 
@@ -109,7 +109,7 @@ def test_every_ablation_holds_the_usual_setting_and_changes_one_thing():
 
 
 def test_a_head_that_diverges_is_a_result(runs, tmp_path):
-    here = bench(runs, tmp_path)
+    here = frame(runs, tmp_path)
     wild = dataclasses.replace(grid.ENERGY, learning_rate=1e30)
     line = here.do(grid.Job("energy", wild, 0, 3), grid.SCALES)
     assert "learning_rate" in line["failed"] and grid.best(line) is None
@@ -236,6 +236,6 @@ def test_the_record_of_a_study_that_was_stopped_goes_on(runs, tmp_path, monkeypa
 
     monkeypatch.setattr(grid, "train_head", stopped)
     with pytest.raises(KeyboardInterrupt):
-        list(grid.study_rivals(bench(runs, tmp_path), seeds=1))
+        list(grid.study_rivals(frame(runs, tmp_path), seeds=1))
     assert len(Record(tmp_path / "heads.jsonl").lines) == 3  # two controls and a try
-    assert len(list(grid.study_rivals(bench(runs, tmp_path), seeds=1))) == 5 and len(calls) == 4
+    assert len(list(grid.study_rivals(frame(runs, tmp_path), seeds=1))) == 5 and len(calls) == 4

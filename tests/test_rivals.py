@@ -33,7 +33,7 @@ def test_a_try_is_built_trained_and_drawn_from(master, states, tmp_path, name, n
     setting = chosen.tries[number]
     objective, head = build(chosen, setting, master, torch.linspace(0.5, 1.5, 48), seed=0)
     learner, data = objective, states
-    if chosen.objective is Rectified:  # as Bench does
+    if chosen.objective is Rectified:  # as Frame does
         learner = Rectified()
         data = HiddenStates(states.h, states.null, torch.cat([states.mean, states.mean], 1),
                             torch.zeros(64, 96).half(), "pairs")
