@@ -117,6 +117,7 @@ def evaluate(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models; none: all that are shipped.")
     ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="One more model; repeatable.")] = None,
     captions: Annotated[int, typer.Option(help="Number of test captions.")] = 500,
     iterations: Annotated[int | None, typer.Option(help="Iterations of parallel decoding.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
@@ -153,7 +154,8 @@ def evaluate(
     told = {"embedders": embedder or None, "copies": clips_per_caption, "held_out": held_out, "convention": convention,
             "seed": seed}
     folders = {name: value for name, value in told.items() if value is not None}
-    _tell(run, models or [], captions, iterations, guidance, split, record, source, out, **folders)
+    named = [*(models or []), *(model or [])]
+    _tell(run, named, captions, iterations, guidance, split, record, source, out, **folders)
 
 
 @app.command()
@@ -164,7 +166,8 @@ def study(
             help="lambda, initialisation, layers: short students that differ in this.  guidance: shipped student and "
             "teacher drawn from with other iterations, scales and temperatures.  rivals: heads of every objective on "
             "the teacher's frozen hidden states.  heads: energy heads that differ in one thing.  whole: whole models "
-            "of other objectives.  text, masks: students that differ in these.  latency: quality against seconds."
+            "of other objectives.  text, masks: students that differ in these.  ablations: heads, text and masks.  "
+            "latency: quality against seconds."
         ),
     ],
     models: Annotated[Path, typer.Option(help="Folder with oracle, vae, text, teacher and student.")] = Path(
@@ -219,6 +222,38 @@ def check_data(folder: Annotated[Path, typer.Argument(help="Folder of recordings
     from dear.commands import check_data as run
 
     _tell(run, folder)
+
+
+@data.command("corpus")
+def list_corpus(
+    kind: Annotated[str, typer.Argument(help="audiocaps, wavcaps, audioset, or folder for one with a metadata file.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with the tables as published, and the audio below it.")],
+    split: Annotated[
+        str | None,
+        typer.Option(help="audiocaps: train, val or test; audioset: balanced_train, unbalanced_train or eval."),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Only a random part of this length.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that part; more hours of a seed hold its fewer.")] = 0,
+    exclude_audiocaps: Annotated[
+        list[Path] | None,
+        typer.Option(help="A csv of AudioCaps whose clips to leave out, as its test.csv; may be given several times."),
+    ] = None,
+    caption: Annotated[str | None, typer.Option(help="folder: the column of the captions.")] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(help="Share that may be skipped; none: 0.25 of audiocaps and audioset, 0.05 of the others."),
+    ] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every file to its end, which is slow.")] = False,
+):
+    """List what a published corpus on disk holds, leaves out and lacks; exit code 1 if more is skipped than the limit.
+
+    Names the first 20 findings of each sort, and counts all.
+    """
+    from dear.commands import list_corpus as run
+
+    options = {} if limit is None else {"limit": limit}
+    _tell(run, kind, folder, hours, seed, decode, split=split, caption=caption,
+          exclude_audiocaps=exclude_audiocaps or [], **options)
 
 
 @data.command("report")

@@ -146,8 +146,12 @@ def study(what: str, models: Path, runs: Path, record, steps: int, seeds: int, c
 
     names = {"guidance": "guidance", "rivals": "heads", "heads": "heads", "latency": "latency"}
     names |= dict.fromkeys(studies.STUDENTS, "students") | dict.fromkeys(("whole", "text", "masks"), "wholes")
+    if what == "ablations":
+        for part in ("heads", "text", "masks"):
+            study(part, models, runs, record, steps, seeds, captions)
+        return
     if what not in names:
-        raise ValueError(f"the study must be one of {', '.join(names)}, got {what!r}")
+        raise ValueError(f"the study must be one of {', '.join(names)}, ablations, got {what!r}")
     if min(steps, seeds, captions) < 1:
         raise ValueError(f"--steps, --seeds and --captions must be at least 1, got {steps}, {seeds} and {captions}")
     record = record or Path("records") / f"{names[what]}.jsonl"
@@ -262,6 +266,25 @@ def check_data(folder: Path) -> None:
     print(f"{len(found)} usable recordings, {len(found.problems)} problem(s)")
     if found.problems:
         raise ValueError(f"{folder} has problems; training would leave these files out")
+
+
+def list_corpus(kind: str, folder: Path, hours, seed: int, decode: bool, **options) -> None:
+    """Print what a corpus on disk holds, leaves out and lacks; more problems than the limit are an error."""
+    from dear.data.corpora import open_corpus
+    from dear.data.corpus import TooManyProblems
+
+    try:
+        found = open_corpus(kind, folder, progress=True, **options)
+        if decode:
+            found = found.decoded(progress=True)
+        if hours is not None:
+            found = found.subset(hours, seed)
+    except TooManyProblems as error:
+        print(*error.corpus.report(), sep="\n")
+        raise
+    print(*found.report(), sep="\n")
+    if kind in ("audioset", "wavcaps") and not found.excluded:
+        print("note: nothing is left out; clips of AudioCaps' test set may be among these (--exclude-audiocaps)")
 
 
 def report_recordings(folder: Path, models: Path, runs: Path, held_out: str, label: str, steps, record) -> None:

@@ -26,7 +26,8 @@ def ways(own: int = 16) -> list[tuple[str, int, int]]:
     """What is drawn with how many iterations and calls of the head a token: (name, iterations, calls)."""
     found = [("student", n, 1) for n in ITERATIONS] + [("teacher", own, calls) for calls in CALLS]
     found += [("teacher", n, calls) for n in ITERATIONS if n != own for calls in MORE_CALLS]
-    return found + [(m.name, n, calls) for m in METHODS for n in (4, own) for calls in m.steps[:2]]
+    found += [(m.name, n, 1) for m in METHODS for n in ITERATIONS]
+    return found + [(m.name, own, calls) for m in METHODS for calls in m.steps[1:]]
 
 
 def study_latency(models: Path, runs: Path, record: Path, *, steps: int, captions: int, data=None,
