@@ -232,7 +232,7 @@ def list_corpus(
         str | None,
         typer.Option(help="audiocaps: train, val or test; audioset: balanced_train, unbalanced_train or eval."),
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="Only a random part of this length.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Only a random part this long, 10.24 s a clip at most.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of that part; more hours of a seed hold its fewer.")] = 0,
     exclude_audiocaps: Annotated[
         list[Path] | None,
@@ -254,6 +254,60 @@ def list_corpus(
     options = {} if limit is None else {"limit": limit}
     _tell(run, kind, folder, hours, seed, decode, split=split, caption=caption,
           exclude_audiocaps=exclude_audiocaps or [], **options)
+
+
+@data.command("prepare")
+def prepare_data(
+    kind: Annotated[str, typer.Argument(help="audiocaps, wavcaps, audioset, or folder for one with a metadata file.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with the tables as published, and the audio below it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the shards and their manifest.json.")],
+    vae: Annotated[
+        str,
+        typer.Option(help="soundworld (shipped), a folder that `dear train` wrote, or a folder or hub name with a "
+                     "VAE of diffusers, as cvssp/audioldm-s-full-v2."),
+    ] = "soundworld",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="soundworld (shipped, the default), a folder that `dear train` wrote, t5:NAME or clap:NAME "
+                     "with a folder or hub name; give both of the last for Flan-T5 and CLAP together."),
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes, each with its own encoders and one thread.")] = 1,
+    shard_clips: Annotated[int, typer.Option(help="Clips a shard.")] = 256,
+    seconds: Annotated[float, typer.Option(help="Length of a clip: longer ones are cropped, shorter padded.")] = 10.24,
+    peak: Annotated[
+        float | None,
+        typer.Option(help="Remove each clip's offset and scale it to this peak; AudioLDM's VAE was trained with 0.5."),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Only a random part of this length.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the crops, and of that part.")] = 0,
+    split: Annotated[
+        str | None,
+        typer.Option(help="audiocaps: train, val or test; audioset: balanced_train, unbalanced_train or eval."),
+    ] = None,
+    exclude_audiocaps: Annotated[
+        list[Path] | None,
+        typer.Option(help="A csv of AudioCaps whose clips to leave out, as its test.csv; may be given several times."),
+    ] = None,
+    caption: Annotated[str | None, typer.Option(help="folder: the column of the captions.")] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(help="Share that may be skipped, of what is listed and again of what is encoded; none: 0.25 of "
+                     "audiocaps and audioset as listed, else 0.05."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the encoders run: cpu, cuda or cuda:1.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Start although the disk is too small.")] = False,
+):
+    """Encode a corpus once: latents and text vectors in webdataset shards, which training reads.
+
+    Says first what the disk must hold. Stop it at any moment (ctrl-C, or kill it); the same command continues it and
+    ends with the same shards.
+    """
+    from dear.commands import prepare_data as run
+
+    settings = {"processes": processes, "shard_clips": shard_clips, "peak": peak, "force": force}
+    options = {"seconds": seconds} | ({} if limit is None else {"limit": limit})
+    _tell(run, kind, folder, out, vae, text or ["soundworld"], hours, seed, device, settings, split=split,
+          caption=caption, exclude_audiocaps=exclude_audiocaps or [], **options)
 
 
 @data.command("report")
