@@ -5,6 +5,7 @@ import json
 import pytest
 import soundfile
 import torch
+import typer
 from typer.testing import CliRunner
 
 from dear import commands, components, recipes
@@ -39,21 +40,14 @@ def run(*arguments):
     return found.exit_code, found.output
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["generate"],
-        ["train"],
-        ["evaluate"],
-        ["demo"],
-        ["study"],
-        ["data"],
-        ["data", "write"],
-        ["data", "check"],
-        ["data", "measure-world"],
-    ],
-)
+def every_command(group, path=()):
+    """The words of all commands, those of groups included."""
+    yield list(path)
+    for name, inner in getattr(group, "commands", {}).items():
+        yield from every_command(inner, (*path, name))
+
+
+@pytest.mark.parametrize("command", every_command(typer.main.get_command(app)))
 def test_help(command):
     code, said = run(*command, "--help")
     assert code == 0 and "Usage" in said
