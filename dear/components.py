@@ -79,5 +79,5 @@ def digest(texts: Iterable[str], *tensors: torch.Tensor) -> str:
     """First 12 hex digits of the hash of texts and tensors: whether something was made with these."""
     found = hashlib.sha256("\n".join(texts).encode())
     for tensor in tensors:
-        found.update(tensor.cpu().contiguous().numpy().tobytes())
+        found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return found.hexdigest()[:12]

@@ -17,9 +17,13 @@ from dear.decoding import check_dials, decode
 from dear.head import AdaLNHead, HeadConfig
 from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
+from dear.pretrained import from_reference
 from dear.text import TextConfig, TextEncoder
+from dear.text_pretrained import Clap, FlanT5, FlanT5AndClap
 from dear.vae import VAE, VAEConfig
+from dear.vae_pretrained import PretrainedVAE
 from dear.vocoder import griffin_lim
+from dear.vocoder_pretrained import HifiGan
 
 OBJECTIVES = {"energy": Energy, "diffusion": Diffusion}
 SHIPPED = {
@@ -33,6 +37,8 @@ _PARTS = {
     "backbone": (MaskedTransformer, BackboneConfig),
     "head": (AdaLNHead, HeadConfig),
 }
+# What may stand in their places, and in the vocoder's; a saved model names these and does not copy them.
+_PRETRAINED = {kind.__name__: kind for kind in (FlanT5, Clap, FlanT5AndClap, PretrainedVAE, HifiGan)}
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class TextToAudio:
     ):
         if settings.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {settings.objective!r}")
+        if backbone.config.pooled_dim and not hasattr(text, "pooled"):
+            raise ValueError(f"the backbone wants a pooled vector of {backbone.config.pooled_dim} a caption, which the "
+                             f"text encoder {type(text).__name__} does not give")
         self.text, self.backbone, self.head, self.vae = text, backbone, head, vae
         self.settings, self.vocoder = settings, vocoder
         self.objective = objective or OBJECTIVES[settings.objective](**settings.objective_arguments)
@@ -94,15 +103,18 @@ class TextToAudio:
     def from_pretrained(cls, name: str | Path) -> "TextToAudio":
         """Model by name: "soundworld" and its kin (shipped), a folder that `save_pretrained` wrote, or a hub name.
 
-        A shipped name or an existing folder never touches the network. Raises FileNotFoundError with what was tried,
-        and ValueError if the files are not those of a model.
+        A shipped name or an existing folder never touches the network, unless parts of it are named on the hub. Raises
+        FileNotFoundError with what was tried, and ValueError if the files are not those of a model.
         """
         file = _find(name) / "model.json"
         try:
             settings = json.loads(file.read_text(encoding="utf-8"))
-            paths = {part: file.parent / settings["parts"][part] for part in _PARTS}
+            told = {part: settings["parts"][part] for part in _PARTS}
+            if "vocoder" in settings["parts"]:
+                told["vocoder"] = settings["parts"]["vocoder"]
             settings = Settings(**{k: v for k, v in settings.items() if k != "parts"})
-            parts = {part: components.load(*_PARTS[part], path) for part, path in paths.items()}
+            parts = {part: from_reference(at, _PRETRAINED) if isinstance(at, dict)
+                     else components.load(*_PARTS[part], file.parent / at) for part, at in told.items()}
             return cls(**parts, settings=settings)
         except (TypeError, KeyError, ValueError) as error:  # json's own error is a ValueError
             raise ValueError(f"{file} is not a model of this version: {error}") from error
@@ -112,6 +124,8 @@ class TextToAudio:
     ) -> None:
         """Save all parts and settings; model.json goes first and comes last, so that a half-saved folder is no model.
 
+        Of a pretrained part, model.json keeps what it is loaded from (`dear.pretrained.reference`) in place of a copy.
+        Of vocoders only a pretrained one is kept; a model without one comes back with Griffin-Lim.
         `dtype` is that of the stored weights. `shared` names parts that already lie elsewhere, as paths relative to
         `folder` (for example {"vae": "../vae"}), which are then referred to, not copied.
         """
@@ -120,15 +134,19 @@ class TextToAudio:
             raise ValueError(f"shared may name {', '.join(_PARTS)}, got {', '.join(sorted(unknown))}")
         (folder / "model.json").unlink(missing_ok=True)
         for part in _PARTS:
-            paths[part] = (shared or {}).get(part, part)
+            network = getattr(self, part)
+            paths[part] = (shared or {}).get(part, getattr(network, "reference", part))
             if paths[part] == part:
-                components.save(getattr(self, part), folder / part, dtype)
+                components.save(network, folder / part, dtype)
+        if hasattr(self.vocoder, "reference"):
+            paths["vocoder"] = self.vocoder.reference
         components.write_json(folder / "model.json", {**dataclasses.asdict(self.settings), "parts": paths})
 
     def to(self, device) -> "TextToAudio":
         """Move all parts to a device."""
-        for part in _PARTS:
-            getattr(self, part).to(device)
+        for part in (*(getattr(self, name) for name in _PARTS), self.vocoder):
+            if isinstance(part, nn.Module):
+                part.to(device)
         return self
 
     @torch.no_grad()
@@ -137,7 +155,10 @@ class TextToAudio:
         chosen = dataclasses.asdict(self.settings) | {k: v for k, v in settings.items() if v is not None}
         del chosen["objective"], chosen["objective_arguments"]
         vectors, mask = self.text.encode(prompts)
-        return decode(self.backbone, self.head, self.objective, vectors, mask, generator=generator, **chosen)
+        pooled = self.text.pooled(prompts) if self.backbone.config.pooled_dim else None
+        return decode(
+            self.backbone, self.head, self.objective, vectors, mask, generator=generator, pooled=pooled, **chosen
+        )
 
     @torch.no_grad()
     def __call__(
@@ -184,11 +205,16 @@ class TextToAudio:
 
 
 def fingerprint(folder: Path) -> str:
-    """First 12 hex digits of the hash of a model's stored weights: which model something was made with."""
+    """First 12 hex digits of the hash of a model's stored weights: which model something was made with.
+
+    Of pretrained parts the names are hashed.
+    """
     digest = hashlib.sha256()
     paths = json.loads((folder / "model.json").read_text(encoding="utf-8"))["parts"]
     for part in sorted(paths):
-        digest.update((folder / paths[part] / "model.safetensors").read_bytes())
+        at = paths[part]
+        digest.update(json.dumps(at, sort_keys=True).encode() if isinstance(at, dict)
+                      else (folder / at / "model.safetensors").read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
-"""Captions to vectors with pretrained encoders: Flan-T5 (a vector a token) and CLAP (one vector a caption).
+"""Captions to vectors with pretrained encoders: Flan-T5 (a vector a token), CLAP (one vector a caption), or both.
 
-The interface is that of `dear.text.TextEncoder`, `encode(captions) -> (vectors, mask)`. transformers is imported where
-it is used, so that the rest of the library does without it. Axes: B captions, L tokens, E size of a vector.
+The interface is that of `dear.text.TextEncoder`, `encode(captions) -> (vectors, mask)`, and `pooled(captions)` for the
+vector of a whole caption. Axes: B captions, L tokens, E size of a vector.
 """
 
 from collections.abc import Sequence
@@ -10,45 +10,52 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dear.pretrained import load_pretrained, reference
+
 
 class FlanT5(nn.Module):
     """The frozen encoder half of a T5 model, read as IMPACT and AudioDEAR read their captions.
 
     name: a folder or a hub name; google/flan-t5-large has E = 1024.  length: the most tokens a caption may have, the
     end-of-sentence token included; longer ones are cut. The papers' 77 leave one of 78 text vectors to CLAP.
+    revision: of the hub.  dtype: of the weights; vectors are float32 whatever it is.
     """
 
-    def __init__(self, name: str | Path = "google/flan-t5-large", length: int = 77):
+    def __init__(self, name: str | Path = "google/flan-t5-large", length: int = 77, *, revision: str | None = None,
+                 dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.length = length
-        self.tokenizer, self.model = load_pretrained("T5EncoderModel", name)
+        self.length, self.reference = length, reference(self, name=name, length=length, revision=revision, dtype=dtype)
+        self.tokenizer, self.model = load_pretrained("T5EncoderModel", name, revision=revision, dtype=dtype)
         self.width = self.model.config.d_model
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Vectors (B, L, E) and mask (B, L) bool of captions, L the longest of them; ValueError for no sentence."""
         ids, mask = tokenize(self.tokenizer, captions, self.length, self.model.device)
-        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask.bool()
 
 
 class Clap(nn.Module):
     """The frozen text half of a CLAP model: one vector a caption, in the space that CLAP shares with sound.
 
-    name: a folder or a hub name; laion/clap-htsat-fused and laion/larger_clap_general have E = 512.  length: as in
-    `FlanT5`.
+    name: a folder or a hub name; laion/clap-htsat-fused and laion/larger_clap_general have E = 512.  length, revision,
+    dtype: as in `FlanT5`.
     """
 
-    def __init__(self, name: str | Path = "laion/clap-htsat-fused", length: int = 77):
+    def __init__(self, name: str | Path = "laion/clap-htsat-fused", length: int = 77, *, revision: str | None = None,
+                 dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.length = length
-        self.tokenizer, self.model = load_pretrained("ClapTextModelWithProjection", name)
+        self.length, self.reference = length, reference(self, name=name, length=length, revision=revision, dtype=dtype)
+        self.tokenizer, self.model = load_pretrained(
+            "ClapTextModelWithProjection", name, revision=revision, dtype=dtype
+        )
         self.width = self.model.config.projection_dim
 
     @torch.no_grad()
     def pooled(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors (B, E) of captions, as `MaskedTransformer` takes them for `pooled`."""
         ids, mask = tokenize(self.tokenizer, captions, self.length, self.model.device)
-        return nn.functional.normalize(self.model(input_ids=ids, attention_mask=mask).text_embeds, dim=-1)
+        return nn.functional.normalize(self.model(input_ids=ids, attention_mask=mask).text_embeds.float(), dim=-1)
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The pooled vector as a text of one vector: (B, 1, E) and a mask (B, 1) of True, for CLAP alone."""
@@ -56,29 +63,21 @@ class Clap(nn.Module):
         return vectors, torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
 
 
-def load_pretrained(kind: str, name: str | Path, reader: str = "AutoTokenizer") -> tuple[object, nn.Module]:
-    """Reader (tokenizer, processor or feature extractor) and frozen model of a transformers class, in float32.
+class FlanT5AndClap(nn.Module):
+    """Both together, 77 + 1 vectors, as AudioDEAR reads its captions; a backbone's `pooled_dim` is then CLAP's size."""
 
-    From a folder or the hub; only safetensors are read. FileNotFoundError if a file or a weight is missing.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError("pretrained encoders need transformers: pip install 'dear[pretrained]'") from error
-    wanted = (
-        f"{name} gave no {kind} with {reader}; wanted a folder with config.json, model.safetensors and tokenizer or "
-        "preprocessor files, or the name of one on the hub; without network, download it elsewhere and pass its folder"
-    )
-    try:
-        made = getattr(transformers, reader).from_pretrained(name)
-        model, told = getattr(transformers, kind).from_pretrained(
-            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FileNotFoundError(f"{wanted} ({type(error).__name__})") from error
-    if told["missing_keys"]:  # transformers would leave them random, with no more than a warning
-        raise FileNotFoundError(f"{wanted} (weights lack {', '.join(sorted(told['missing_keys'])[:3])} ...)")
-    return made, model.eval().requires_grad_(False)
+    def __init__(self, t5: FlanT5, clap: Clap):
+        super().__init__()
+        self.t5, self.clap, self.reference = t5, clap, reference(self, t5=t5.reference, clap=clap.reference)
+        self.width = t5.width
+
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Flan-T5's vectors (B, L, E) and mask (B, L) of captions."""
+        return self.t5.encode(captions)
+
+    def pooled(self, captions: Sequence[str]) -> Tensor:
+        """CLAP's unit vectors (B, E) of captions."""
+        return self.clap.pooled(captions)
 
 
 def tokenize(tokenizer, captions: Sequence[str], length: int, device: torch.device) -> tuple[Tensor, Tensor]:

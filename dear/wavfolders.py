@@ -152,7 +152,8 @@ def _folder_name(name: str) -> str:
 
 
 def _weights(pipe: TextToAudio) -> str:
-    parts = (pipe.text, pipe.backbone, pipe.head, pipe.vae)
+    parts = [part for part in (pipe.text, pipe.backbone, pipe.head, pipe.vae, pipe.vocoder)
+             if isinstance(part, torch.nn.Module)]
     return components.digest([repr(pipe.settings)], *(v for part in parts for v in part.state_dict().values()))
 
 

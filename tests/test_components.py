@@ -1,5 +1,6 @@
 """Weights on disk: what is saved comes back, nothing is pickled, and what is broken is named."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
@@ -115,3 +116,11 @@ def test_a_draft_folder_is_removed_when_its_block_fails(tmp_path):
         (draft / "half").write_text("x")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_the_digest_is_of_bits_whatever_the_type():
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    known = hashlib.sha256(b"a\nb" + x.numpy().tobytes()).hexdigest()[:12]
+    assert components.digest(["a", "b"], x) == known == components.digest(["a", "b"], x.T.contiguous().T)
+    half = components.digest([], x.bfloat16())
+    assert half != components.digest([], x.bfloat16() + 1) and components.digest([], torch.tensor(3)) != half
