@@ -194,16 +194,14 @@ def _study_heads(what: str, models: Path, runs: Path, record: Path, *, steps: in
 
 
 def _study_wholes(what: str, models: Path, runs: Path, record: Path, *, steps: int, seeds: int, captions: int) -> None:
-    from dear import grid
-    from dear.rivals import METHODS
-    from dear.wholes import study_wholes
+    from dear import grid, wholes
 
     chosen = {}
     if what == "whole":
         heads = grid.Frame(models, runs, record.with_name("heads.jsonl"), steps=grid.LONG.steps, captions=captions)
-        chosen = {m.name: grid.tuned(heads, m) for m in METHODS}
+        chosen = {name: grid.tuned(heads, grid.method(name)) for name in wholes.RIVALS}
     options = {"steps": steps, "seeds": seeds, "captions": captions, "chosen": chosen}
-    for line in study_wholes(what, models, runs, record, **options):
+    for line in wholes.study_wholes(what, models, runs, record, **options):
         _tell_best(f"{line['method']:10} text {line['pool']:5} masks {line['mask_law']}", line)
 
 
@@ -270,6 +268,10 @@ def check_data(folder: Path) -> None:
 
 def list_corpus(kind: str, folder: Path, hours, seed: int, decode: bool, **options) -> None:
     """Print what a corpus on disk holds, leaves out and lacks; more problems than the limit are an error."""
+    _corpus(kind, folder, hours, seed, decode, **options)
+
+
+def _corpus(kind: str, folder: Path, hours, seed: int, decode: bool, **options):
     from dear.data.corpora import open_corpus
     from dear.data.corpus import TooManyProblems
 
@@ -285,6 +287,28 @@ def list_corpus(kind: str, folder: Path, hours, seed: int, decode: bool, **optio
     print(*found.report(), sep="\n")
     if kind in ("audioset", "wavcaps") and not found.excluded:
         print("note: nothing is left out; clips of AudioCaps' test set may be among these (--exclude-audiocaps)")
+    return found
+
+
+def prepare_data(kind: str, folder: Path, out: Path, vae: str, text: list[str], hours, seed: int, device: str,
+                 settings: dict, **options) -> None:
+    """Encode a corpus into shards, or do what is left of it, and say what there is."""
+    from functools import partial
+
+    from dear.data.corpus import LIMIT
+    from dear.data.encoding import load_encoders
+    from dear.data.shards import prepare
+
+    corpus = _corpus(kind, folder, hours, seed, False, **options)
+    encoders = partial(load_encoders, vae, tuple(text), device)
+    try:
+        made = prepare(corpus, out, encoders, seed=seed, limit=options.get("limit", LIMIT), **settings)
+    except KeyboardInterrupt as stopped:
+        print(stopped)
+        raise
+    total = made.totals
+    print(f"{out}: {total['clips']} clips with {total['captions']} captions in {len(made.shards)} shards, "
+          f"{total['hours']:.2f} hours, {total['bytes'] / 1e9:.3g} GB, {total['skipped']} skipped (manifest.json)")
 
 
 def report_recordings(folder: Path, models: Path, runs: Path, held_out: str, label: str, steps, record) -> None:

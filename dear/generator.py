@@ -63,9 +63,9 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
 
     tokens (B, N, D), ids and words (B, L). Every clip has a mask ratio of its own: `mask_law` holds low, mean and std
     of `sample_mask_ratios`; IMPACT's is (0.7, 1.0, 0.25). `masked` (B, N) gives the masks instead. Teacher and student
-    see the same tokens, masks and dropped texts. `average` is the moving average that `train` keeps, which objectives
-    with a target learn from. The objective is a mean over masked tokens, L_distill a mean over
-    masked tokens and width; the figure "gradient_ratio" is |grad lambda L_distill| / |grad L_objective|, both with
+    see the same tokens, masks and dropped texts. Objectives with a target learn from the head of `average`, the moving
+    average that `train` keeps, or of the model itself. The objective is a mean over masked tokens, L_distill a mean
+    over masked tokens and width; the figure "gradient_ratio" is |grad lambda L_distill| / |grad L_objective|, both with
     respect to the student's h, so that lambda can be read.
 
     A model that was built with `mean` also learns the mean of each token from h, L + mean_weight |P h - x|^2 / D. The
@@ -80,7 +80,7 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
     states = model(tokens, masked, ids, words, drop)
     h = states[-1]
     parts = model.module if hasattr(model, "module") else model
-    target = None if average is None else average.head
+    target = parts.head if average is None else average.head
     loss = objective.loss(parts.head, tokens[masked], h[masked], generator, target).mean()
     figures = {"objective": float(loss.detach())}
     if parts.mean is not None:

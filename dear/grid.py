@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 
-from dear.components import digest
+from dear import components
+from dear.data.soundworld import VERSION
 from dear.frozen import hidden_states, paired, train_head
 from dear.log import Record, origin
 from dear.objectives import Rectified
+from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import Settings, TextToAudio, fingerprint
 from dear.recipes import student_objective
 from dear.rivals import METHODS, Method, Try, build, method, sees_both, with_guidance
@@ -50,7 +52,7 @@ class Job:
     def name(self) -> str:
         """A folder's name for it."""
         told = json.dumps(self.key(), sort_keys=True)
-        return f"{self.method}-{self.seed}-{self.steps}-{digest([told])}"
+        return f"{self.method}-{self.seed}-{self.steps}-{components.digest([told])}"
 
 
 def ablations() -> dict[str, list[tuple[Try, dict]]]:
@@ -79,7 +81,9 @@ class Frame:
         self.models, self.steps, self.captions, self.progress = models, steps, captions, progress
         self.record, self.teacher, self.data = Record(record), fingerprint(models / "teacher"), data
         self.runs = runs / self.teacher
-        self.told = {"batch_size": LONG.batch_size, "captions": captions, "teacher": self.teacher}
+        oracle = components.load(Oracle, OracleConfig, models / "oracle")
+        judge = components.digest([f"soundworld {VERSION}"], *oracle.state_dict().values())
+        self.told = {"batch_size": LONG.batch_size, "captions": captions, "teacher": self.teacher, "judge": judge}
         self.ready, self.made = False, {}
 
     def prepare(self) -> None:
@@ -100,18 +104,19 @@ class Frame:
         objective, net = build(chosen, job.setting, self.master, self.weights, job.seed, **job.sizes)
         learner, states = objective, self.states
         if chosen.objective is Rectified:
-            states = self.pairs(objective, both)
-            learner = Rectified()
+            states = self.pairs(objective, job.setting)
+            learner = Rectified(weights=objective.weights)
         config = dataclasses.replace(LONG, steps=job.steps, seed=job.seed, learning_rate=job.setting.learning_rate)
         net = train_head(net, learner, states, config, self.runs / "heads" / job.name(), target=job.setting.target,
                          targets=job.targets, both=both, progress=self.progress, about={"job": job.key()})
-        return objective, net.requires_grad_(False)
+        return objective, net.cpu().requires_grad_(False)
 
-    def pairs(self, objective: Rectified, both: bool):
-        """The teacher's pairs, guided if `both`, made once for all jobs of a process."""
-        if both not in self.made:
-            self.made[both] = paired(self.states, objective, both=both, progress=self.progress)
-        return self.made[both]
+    def pairs(self, objective: Rectified, setting: Try):
+        """The teacher's pairs, made once for all jobs of a process that ask for the same."""
+        kind = json.dumps(setting.arguments, sort_keys=True)
+        if kind not in self.made:
+            self.made[kind] = paired(self.states, objective, both=sees_both(setting), progress=self.progress)
+        return self.made[kind]
 
     def pipe(self, objective, net, job: Job, scale: float) -> tuple[TextToAudio, float]:
         """A model with this head in the teacher's place, drawing with a guidance scale; and the scale of h.
@@ -124,11 +129,10 @@ class Frame:
         m = self.master
         return TextToAudio(m.text, m.backbone, net, m.vae, Settings(), objective=objective), 1.0 if inner else scale
 
-    def more_calls(self, objective, net, job: Job, scale: float) -> dict:
-        """Scores with as many calls of the head a token as its method is drawn with beyond the first number."""
-        pipe, on_h = self.pipe(objective, net, job, scale)
-        return {f"calls {n}": self.judge(pipe, guidance_scale=on_h, sampling_steps=n)
-                for n in method(job.method).steps[1:]}
+    def seconds_of(self, job: Job) -> float:
+        """Seconds that the training of a job took, over all its starts, without what was made before it."""
+        lines = (self.runs / "heads" / job.name() / "metrics.jsonl").read_text().splitlines()
+        return json.loads(lines[-1])["seconds"]
 
     def do(self, job: Job, scales: tuple[float, ...]) -> dict:
         """The line of a job: from the record, or by training and scoring now; a head that diverges has no scores."""
@@ -140,21 +144,17 @@ class Frame:
             print(f"{job.method}, seed {job.seed}, {job.steps} steps: {job.key()}", flush=True)
         try:
             objective, net = self.head(job)
-            found["train_seconds"] = round(time.monotonic() - began, 1)
+            found["train_seconds"] = self.seconds_of(job)
+            calls = method(job.method).steps if len(scales) > 1 else (1,)  # tries are drawn with one
             for scale in scales_of(job.setting, scales):
                 pipe, on_h = self.pipe(objective, net, job, scale)
-                found[f"guidance {scale:g}"] = self.judge(pipe, guidance_scale=on_h)
-            if len(scales) > 1:  # not in the tries
-                found |= self.more_calls(objective, net, job, best_scale(found))
+                for n in calls:
+                    found[(f"{n} calls " if n > 1 else "") + f"guidance {scale:g}"] = self.judge(
+                        pipe, guidance_scale=on_h, sampling_steps=n, seed=job.seed % TRY_SEED)
         except FloatingPointError as error:
             found["failed"] = str(error)
         self.record.append(key | found | {"seconds": round(time.monotonic() - began, 1)} | origin())
         return self.record.lines[-1]
-
-
-def best_scale(line: dict) -> float:
-    """The guidance at which the scores of a line have the least Frechet distance."""
-    return float(min((k for k in line if k.startswith("guidance ")), key=lambda k: line[k]["frechet"]).split()[1])
 
 
 def scales_of(setting: Try, scales: tuple[float, ...]) -> tuple[float, ...]:
@@ -165,10 +165,22 @@ def scales_of(setting: Try, scales: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(w for w in scales if low <= w <= high) or (low,)
 
 
-def best(line: dict) -> dict | None:
-    """The scores of a line at the guidance with the least Frechet distance; None for a head that diverged."""
-    scored = [value for name, value in line.items() if name.startswith("guidance ")]
-    return min(scored, key=lambda s: s["frechet"]) if scored else None
+def scores(line: dict, calls: int = 1) -> dict[float, dict]:
+    """The scores of a line by guidance scale, drawn with so many calls a token; none for a head that diverged."""
+    start = f"{calls} calls guidance " if calls > 1 else "guidance "
+    return {float(name.removeprefix(start)): value for name, value in line.items() if name.startswith(start)}
+
+
+def best_scale(line: dict, calls: int = 1) -> float | None:
+    """The scale at which a line's Frechet distance is least; None for a head that diverged."""
+    found = scores(line, calls)
+    return min(found, key=lambda w: found[w]["frechet"]) if found else None
+
+
+def best(line: dict, calls: int = 1) -> dict | None:
+    """The scores of a line at its best scale; None for a head that diverged."""
+    scale = best_scale(line, calls)
+    return None if scale is None else scores(line, calls)[scale]
 
 
 def tries(frame: Frame, chosen: Method) -> list[Job]:
@@ -177,10 +189,13 @@ def tries(frame: Frame, chosen: Method) -> list[Job]:
 
 
 def tuned(frame: Frame, chosen: Method) -> Try:
-    """The try with the least Frechet distance of those that the record holds; of none, the first."""
+    """The try with the least Frechet distance; ValueError if the record lacks one, or if all of them diverged."""
     lines = [frame.record.find(job.key() | frame.told) for job in tries(frame, chosen)]
     scored = [(best(line)["frechet"], k) for k, line in enumerate(lines) if line and best(line)]
-    return chosen.tries[min(scored)[1] if scored else 0]
+    if None in lines or not scored:
+        raise ValueError(f"{frame.record.path} has no tries of {chosen.name} to choose from, with {frame.captions} "
+                         f"captions and {frame.steps} steps: run `dear study rivals` with these first")
+    return chosen.tries[min(scored)[1]]
 
 
 class Noise:
@@ -205,15 +220,14 @@ def controls(frame: Frame) -> Iterator[dict]:
         yield frame.record.find(key)
 
 
-def study_rivals(frame: Frame, *, seeds: int, names: tuple[str, ...] = ()) -> Iterator[dict]:
+def study_rivals(frame: Frame, *, seeds: int) -> Iterator[dict]:
     """Lines of the controls and of all methods: their tries first, then the tuned setting with every seed."""
     yield from controls(frame)
-    chosen = [m for m in METHODS if not names or m.name in names]
-    for m in chosen:
+    for m in METHODS:
         for job in tries(frame, m):
             yield frame.do(job, TRY_SCALES)
     for seed in range(seeds):
-        for m in chosen:
+        for m in METHODS:
             yield frame.do(Job(m.name, tuned(frame, m), seed, frame.steps), SCALES)
 
 

@@ -4,6 +4,7 @@ Quality is drawn way by way, a line each, resumable; the seconds of all ways are
 device, so that they can be compared, and stored with the lines that the study returns.
 """
 
+import json
 import time
 from pathlib import Path
 from statistics import median
@@ -36,50 +37,61 @@ def study_latency(models: Path, runs: Path, record: Path, *, steps: int, caption
 
     A head that its runs lack is trained. A record that holds the seconds of all these ways keeps them.
     """
-    lines = Record(record)
+    lines, weights = Record(record), {name: fingerprint(models / name) for name in SHIPPED}
     frame = grid.Frame(models, runs, record.with_name("heads.jsonl"), steps=steps, captions=captions, data=data,
                        progress=progress)
-    frame.prepare()
-    weights = {name: fingerprint(models / name) for name in SHIPPED}
     pipes, found = {}, []
+
+    def pipe_of(name: str, scale: float) -> TextToAudio:
+        if name in SHIPPED:
+            return pipes.setdefault(name, TextToAudio.from_pretrained(models / name))
+        if (name, scale) not in pipes:
+            job = _job(frame, name)
+            pipes[name, scale] = frame.pipe(*frame.head(job), job, scale)[0]
+        return pipes[name, scale]
+
     for name, iterations, calls in ways():
-        if name not in pipes:
-            pipes[name] = _pipe(frame, models, name)
-        pipe, settings = pipes[name]
-        options = settings | {"num_inference_steps": iterations, "sampling_steps": calls}
+        scale, on_h = _scales(frame, models, name, calls)
+        options = {"num_inference_steps": iterations, "sampling_steps": calls, "guidance_scale": on_h}
         key = {"model": name, "weights": weights.get(name, weights["teacher"]), "captions": captions,
-               "head_steps": None if name in SHIPPED else steps, **options}
+               "head_steps": None if name in SHIPPED else steps, "scale": scale, **options}
         if not lines.find(key):
+            frame.prepare()
             if progress:
                 print(f"{name}: {iterations} iterations, {calls} calls a token", flush=True)
-            lines.append(key | frame.judge(pipe, **options) | origin())
-        found.append((pipe, options, lines.find(key)))
-    key = {"timed": len(found), "head_steps": steps, **weights}
-    timing = lines.find(key)
-    if not timing:
-        timing = key | _timed(found, frame.judge.captions[:BATCH]) | origin()
-        lines.append(timing)
+            lines.append(key | frame.judge(pipe_of(name, scale), **options) | origin())
+        found.append((name, scale, options, lines.find(key)))
+    key = {"timed": [[name, scale, *options.values()] for name, scale, options, _ in found], **weights}
+    if not lines.find(json.loads(json.dumps(key))):
+        frame.prepare()
+        lines.append(key | _timed(found, pipe_of, frame.judge.captions[:BATCH]) | origin())
+    timing = lines.find(json.loads(json.dumps(key)))
     return [line | {"seconds_per_clip": told["seconds_per_clip"]}
-            for (_, _, line), told in zip(found, timing["ways"], strict=True)]
+            for (*_, line), told in zip(found, timing["ways"], strict=True)]
 
 
-def _pipe(frame: grid.Frame, models: Path, name: str) -> tuple[TextToAudio, dict]:
-    """A model and how it is drawn from: as it is shipped, or with the guidance that its record found best."""
+def _job(frame: grid.Frame, name: str) -> grid.Job:
+    """The head of a method that stands for it: its tuned setting, seed 0."""
+    return grid.Job(name, grid.tuned(frame, grid.method(name)), 0, frame.steps)
+
+
+def _scales(frame: grid.Frame, models: Path, name: str, calls: int) -> tuple[float, float]:
+    """Guidance scale, and what of it acts on h: as shipped, or what the record found best for so many calls."""
     if name in SHIPPED:
-        pipe = TextToAudio.from_pretrained(models / name)
-        return pipe, {"guidance_scale": pipe.settings.guidance_scale}
-    chosen = grid.method(name)
-    job = grid.Job(name, grid.tuned(frame, chosen), 0, frame.steps)
-    scale = grid.best_scale(frame.do(job, grid.SCALES))
-    pipe, on_h = frame.pipe(*frame.head(job), job, scale)
-    return pipe, {"guidance_scale": on_h}
+        own = TextToAudio.from_pretrained(models / name).settings.guidance_scale
+        return own, own
+    job = _job(frame, name)
+    scale = grid.best_scale(frame.do(job, grid.SCALES), calls)
+    if scale is None:
+        raise ValueError(f"the head of {name} diverged in the record: it cannot be drawn from")
+    return scale, 1.0 if grid.sees_both(job.setting) else scale
 
 
-def _timed(found: list, captions: list[str]) -> dict:
+def _timed(found: list, pipe_of, captions: list[str]) -> dict:
     """Seconds a clip of all ways, text to tokens, each the median of REPEATS, in one run."""
     told = []
-    for pipe, options, line in found:
-        spent = []
+    for name, scale, options, line in found:
+        pipe, spent = pipe_of(name, scale), []
         for repeat in range(REPEATS):
             began = time.perf_counter()
             pipe.tokens(captions, torch.Generator().manual_seed(repeat), **options)

@@ -1,6 +1,7 @@
 """Every way to learn a head that this course compares, each with the settings it is tried in, and heads for them.
 
-The frame is the paper's: same backbone, same tokens, same data, only the head's objective changes. ConsistencyTTA,
+The frame is the paper's: same backbone, same tokens, same data, only the head's objective changes (rectified flow alone
+has fewer data, the pairs that its teacher made once, as its paper has them). ConsistencyTTA,
 SoundCTM, AudioLCM and AudioTurbo stand in it by their method: a head that is distilled from the teacher's.
 """
 
@@ -29,7 +30,7 @@ from dear.objectives import (
 class Try:
     """One setting of a method.
 
-    arguments: what the objective is built with.  heard: the energy score's coordinates weighted by how much each is
+    arguments: what the objective is built with.  heard: the coordinates of its loss are weighted by how much each is
     heard.  target: "average" or "itself", see `train_head`.  time_scale: of the head's times.
     start: "scratch", or "teacher": the head begins as the teacher's.  learning_rate: of AdamW.
     """
@@ -44,7 +45,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to learn a head; the first try is the published setting where it can be had here.
+    """A way to learn a head; the first try is the published setting where it can be had here, the last is weighted.
 
     steps: calls of the head a token that it is drawn with, the first being its own.  distilled: learns from the
     teacher's head.  of: the system it stands for.
@@ -61,40 +62,52 @@ class Method:
 METHODS = (
     Method("energy", Energy, (
         Try({"samples": 2}),
-        Try({"samples": 2, "noise_dim": 8}, heard=True),
+        Try({"samples": 2, "noise_dim": 8}),
         Try({"samples": 4, "noise_dim": 8}, heard=True),
+        Try({"samples": 2, "noise_dim": 8}, heard=True),
     ), of="AudioDEAR"),
-    Method("flow", Flow, (Try(), Try(learning_rate=3e-3), Try(time_scale=10.0)), (1, 4, 16)),
+    Method("flow", Flow, (
+        Try(),
+        Try(learning_rate=3e-3),
+        Try(time_scale=10.0),
+        Try(learning_rate=3e-3, heard=True),
+    ), (1, 4, 16)),
     Method("shortcut", Shortcut, (
         Try({"finest": 128, "share": 0.25}),
         Try({"finest": 32, "share": 0.5}),
         Try({"finest": 16, "share": 0.5}, target="itself"),
+        Try({"finest": 16, "share": 0.5}, target="itself", heard=True),
     ), (1, 4, 16)),
     # A loss with a time derivative in it: the scale of the times counts, see HeadConfig.
     Method("meanflow", MeanFlow, (
         Try({"share": 0.25, "power": 1.0, "sampling": "lognormal"}, time_scale=10.0),
         Try({"share": 0.5, "power": 0.5, "sampling": "uniform"}, time_scale=10.0),
         Try({"share": 0.5, "power": 0.0, "sampling": "uniform"}, time_scale=3.0),
+        Try({"share": 0.25, "power": 1.0, "sampling": "lognormal"}, time_scale=10.0, heard=True),
     ), (1, 4, 16)),
     Method("consistency", ConsistencyDistillation, (
         Try({"intervals": 18, "guidance": (0.0, 6.0)}, start="teacher"),
         Try({"intervals": 18}, start="teacher"),
         Try({"intervals": 18}, start="teacher", target="itself"),
+        Try({"intervals": 18}, start="teacher", heard=True),
     ), (1, 4), distilled=True, of="ConsistencyTTA"),
     Method("trajectory", Trajectory, (
         Try({"guidance": (2.0, 5.0), "most": 3}, start="teacher"),
         Try({"most": 3}, start="teacher"),
         Try({"most": 3, "denoising": 0.1}, start="teacher", target="itself"),
+        Try({"most": 3, "denoising": 0.1}, start="teacher", target="itself", heard=True),
     ), (1, 4), distilled=True, of="SoundCTM"),
     Method("latent_consistency", LatentConsistency, (
         Try({"guidance": (5.0, 13.0)}, start="teacher"),
         Try({"skip": 50, "guidance": (1.0, 3.0)}, start="teacher"),
         Try({"skip": 50, "huber": 0.1}, start="teacher", target="itself"),
+        Try({"skip": 50, "guidance": (1.0, 3.0)}, start="teacher", heard=True),
     ), (1, 2), distilled=True, of="AudioLCM"),
     Method("rectified", Rectified, (
         Try({"guidance_scale": 2.0}, start="teacher"),
         Try(start="teacher"),
         Try(),
+        Try(start="teacher", heard=True),
     ), (1, 5), distilled=True, of="AudioTurbo"),
 )
 
@@ -133,7 +146,7 @@ def build(chosen: Method, setting: Try, master, weights: Tensor, seed: int, **si
     arguments = dict(setting.arguments)
     if chosen.distilled:
         teacher = copy.deepcopy(master.head).eval().requires_grad_(False)
-        arguments["teacher"] = as_velocity(master.objective, teacher)
+        arguments["teacher"] = as_velocity(master.objective, lambda x, *given: teacher.to(x.device)(x, *given))
     if setting.heard:
         arguments["weights"] = weights
     objective = chosen.objective(**arguments)

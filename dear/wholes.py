@@ -19,21 +19,21 @@ from dear.generator import Generator
 from dear.log import Record, origin
 from dear.masking import CLASSROOM_LAW
 from dear.pipeline import Settings, TextToAudio, fingerprint
-from dear.recipes import LATE_LAW, NOISE, SAMPLES, Workshop, fit, generator_like, student_objective
+from dear.recipes import LATE_LAW, NOISE, SAMPLES, STORED, Workshop, fit, generator_like, student_objective
 from dear.rivals import Try, build, method
 from dear.study import GUIDANCES, SHORT, Judge, workshop
 
+RIVALS = ("flow", "shortcut", "meanflow")
 IMPACT_LAW = (0.7, 1.0, 0.25)
 ENERGY = Try({"samples": SAMPLES, **NOISE}, heard=True)  # the shipped student's
 _DISTILLED = {"method": "energy", "setting": ENERGY, "from_scratch": True, "distillation_weight": 1000.0}
 
 
 def settings_of(study: str, chosen: dict[str, Try]) -> list[dict]:
-    """What the models of a study are; chosen: for every objective the setting that its heads were tuned to."""
+    """What the models of a study are; chosen: for each of RIVALS the setting that its heads were tuned to."""
     plain = {"from_scratch": False, "distillation_weight": 0.0, "pool": "no", "mask_law": CLASSROOM_LAW}
     if study == "whole":
-        return [plain | {"method": name, "setting": chosen.get(name) or method(name).tries[0]}
-                for name in ("flow", "shortcut", "meanflow")]
+        return [plain | {"method": name, "setting": chosen[name]} for name in RIVALS]
     if study == "text":
         return [plain | _DISTILLED | {"pool": pool, "learns_text": True} for pool in ("no", "only", "also")]
     if study == "masks":
@@ -61,16 +61,15 @@ def study_wholes(study: str, models: Path, runs: Path, record: Path, *, steps: i
 
 
 def _scored(shop: Workshop, judge: Judge, setting: dict, steps: int, seed: int, mark: str) -> dict:
-    """Train one model and score it at each guidance and, at 2, with more calls of the head a token."""
+    """Train one model and score it at each guidance, with each number of calls of the head that is usual for it."""
     began = time.monotonic()
     try:
         pipe = _trained(shop, setting, steps, seed, f"whole-{mark}")
     except FloatingPointError as error:
         return {"failed": str(error), "seconds": round(time.monotonic() - began, 1)}
     spent = round(time.monotonic() - began, 1)
-    found = {f"guidance {w:g}": judge(pipe, guidance_scale=w) for w in GUIDANCES}
-    found |= {f"calls {n}": judge(pipe, guidance_scale=2.0, sampling_steps=n)
-              for n in method(setting["method"]).steps[1:]}
+    found = {(f"{n} calls " if n > 1 else "") + f"guidance {w:g}": judge(pipe, guidance_scale=w, sampling_steps=n)
+             for w in GUIDANCES for n in method(setting["method"]).steps}
     return found | {"train_seconds": spent, "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -86,15 +85,18 @@ def _trained(shop: Workshop, setting: dict, steps: int, seed: int, name: str) ->
     teacher.head.load_state_dict(master.head.state_dict())
     model.head = head
     model.text.requires_grad_(setting["learns_text"])
-    average = copy.deepcopy(model) if objective.needs_target else None
+    average = copy.deepcopy(model) if objective.needs_target and own.target == "average" else None
     options = {}
     if setting["distillation_weight"]:
         options = {"teacher": teacher.eval().requires_grad_(False),
                    "distillation_weight": setting["distillation_weight"]}
-    config = dataclasses.replace(SHORT, steps=steps, seed=seed)
-    told = {k: v for k, v in setting.items() if k not in ("steps", "seed")}
-    model: Generator = fit(shop, model, objective, latents, config, name, about=told, average=average,
-                           mask_law=tuple(setting["mask_law"]), **options)
+    rate = own.learning_rate / SHORT.learning_rate
+    config = dataclasses.replace(SHORT, steps=steps, seed=seed, learning_rate=own.learning_rate,
+                                 muon=rate * SHORT.muon)
+    model: Generator = fit(shop, model, objective, latents, config, name, about=setting, average=average,
+                           mask_law=tuple(setting["mask_law"]), **options).cpu()
+    for parameter in (*model.backbone.parameters(), *model.head.parameters()):  # as the students' are stored
+        parameter.data = parameter.data.to(STORED).float()
     return TextToAudio(model.text, model.backbone, model.head, vae, Settings(), objective=objective)
 
 

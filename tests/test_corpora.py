@@ -740,3 +740,8 @@ def test_command_names_20_and_counts_the_rest(tmp_path):
 def test_command_refuses(tmp_path, arguments, message):
     code, said = run(arguments[0], tmp_path, *arguments[1:])
     assert code == 1 and message in said
+
+
+def test_a_folder_cannot_leave_out_videos_that_it_does_not_name(tmp_path):
+    with pytest.raises(ValueError, match="do not say which videos"):
+        open_corpus("folder", tmp_path, exclude_audiocaps=[tmp_path / "test.csv"])

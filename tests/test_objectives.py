@@ -100,3 +100,26 @@ def test_a_guided_teacher_is_decodings_guided_net():
     teacher = objectives.LatentConsistency(head, guidance=(4, 4)).teacher
     t, (w,) = torch.full((5,), 0.3), teacher.draw(x, gen())
     torch.testing.assert_close(teacher.velocity(x, both, t, w), guided(head, 4.0)(x, both, t))
+
+
+@pytest.mark.parametrize("name", ["Flow", "Shortcut", "MeanFlow", "ConsistencyDistillation", "LatentConsistency",
+                                  "Trajectory", "Rectified", "Energy"])
+def test_weights_choose_the_coordinates_that_count(name):
+    def teacher(x, cond, t):
+        return x * t[:, None]
+
+    def net(x, cond, *times):
+        return x * scale + sum(times)[:, None] * 0.1 if times else x * scale
+
+    distilled = [teacher] if name in ("ConsistencyDistillation", "LatentConsistency", "Trajectory", "Rectified") else []
+    x, cond = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(8, 0)
+    found = {}
+    for told, weights in (("none", None), ("ones", torch.ones(3)), ("first", torch.tensor([1.0, 1e-6, 1e-6]))):
+        scale = torch.full((3,), 0.7, requires_grad=True)
+        objective = getattr(objectives, name)(*distilled, weights=weights)
+        rows = objective.loss(net, x, cond, torch.Generator().manual_seed(1), net)
+        rows.mean().backward()
+        found[told] = rows.detach(), scale.grad
+    torch.testing.assert_close(found["ones"], found["none"])
+    gradient = found["first"][1].abs()
+    assert gradient[0] > 1e-3 and (gradient[1:] < 1e-4 * gradient[0]).all()

@@ -7,18 +7,18 @@ list.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from dear.data.corpus import LIMIT, SECONDS, Corpus
-from dear.data.listing import Candidate, Exclusion, Listing, table, tidy
+from dear.data.listing import Candidate, Listing, table, tidy
 
 CAPTIONS = ("caption", "captions", "text")
 
 
-def metadata_folder(folder: Path, caption: str | None = None, *, exclude: Iterable[Exclusion] = (),
-                    seconds: float = SECONDS, limit: float = LIMIT, progress: bool = False) -> Corpus:
+def metadata_folder(folder: Path, caption: str | None = None, *, seconds: float = SECONDS, limit: float = LIMIT,
+                    progress: bool = False) -> Corpus:
     """List the files that the metadata files anywhere below the folder name.
 
     caption: its column; None is the first of caption, captions, text that is there. Raises FileNotFoundError if there
@@ -48,7 +48,7 @@ def metadata_folder(folder: Path, caption: str | None = None, *, exclude: Iterab
             # Percent signs keep the id free of dots, and two names never give one id.
             key = f"folder/{quote(place.as_posix()).replace('.', '%2E')}"
             listing.add(Candidate(where, key, str(folder / place), captions))
-    return listing.corpus(f"folder {folder.name}", exclude=exclude, seconds=seconds, limit=limit, progress=progress)
+    return listing.corpus(f"folder {folder.name}", seconds=seconds, limit=limit, progress=progress)
 
 
 def _column(path: Path, row: dict, caption: str | None) -> str:

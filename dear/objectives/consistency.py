@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.flow import between, check_steps, draw_noise, draw_uniform, heun_step
+from dear.objectives.flow import between, check_steps, draw_noise, draw_uniform, heun_step, weighed
 from dear.objectives.teacher import Teacher, needed
 
 # One parametrisation for all families here: f(x, t) = x - t net(x, cond, t), so f(x, 0) = x holds by construction
@@ -25,6 +25,7 @@ class ConsistencyDistillation:
 
     teacher, guidance, null_cond, guidance_scale: as in Teacher; guidance is (0, 6) in the paper. The student is
     net(x, cond, t), or net(x, cond, t, w) with guidance.  intervals: N.  step: solver, euler_step or heun_step.
+    weights: (D,), a factor on each coordinate's error, as in Energy; None: all 1.
     """
 
     needs_target = True
@@ -37,10 +38,11 @@ class ConsistencyDistillation:
         guidance_scale: float | None = None,
         intervals: int = 18,
         step=heun_step,
+        weights: Tensor | None = None,
     ):
         _check_intervals(intervals)
         self.teacher = Teacher(teacher, guidance, null_cond, guidance_scale)
-        self.times, self.intervals, self.step = 1 + self.teacher.times, intervals, step
+        self.times, self.intervals, self.step, self.weights = 1 + self.teacher.times, intervals, step, weights
 
     def loss(
         self,
@@ -62,7 +64,7 @@ class ConsistencyDistillation:
         seen = self.teacher.seen(cond)
         with torch.no_grad():
             wanted = end(target, x_s, seen, s, *w)
-        return (end(net, x_t, seen, t, *w) - wanted).square().mean(dim=-1)
+        return weighed(end(net, x_t, seen, t, *w) - wanted, self.weights).square().mean(dim=-1)
 
     def sample(
         self,

@@ -22,9 +22,14 @@ class Flow:
 
     The best net is E[n - x | x_t]: lines cross, so what it draws follows no line, and many steps are needed. At t = 1
     the noise says nothing of x: one step lands on the mean of the data.
+
+    weights: (D,), a factor on each coordinate's error, as in Energy; None: all 1.
     """
 
     times, needs_target = 1, False
+
+    def __init__(self, weights: Tensor | None = None):
+        self.weights = weights
 
     def loss(
         self, net: Callable[..., Tensor], x: Tensor, cond: Tensor, generator: torch.Generator, target=None
@@ -35,7 +40,7 @@ class Flow:
         Returns (B,).
         """
         noise, t = draw_noise(x, generator), draw_uniform(x, generator)
-        return velocity_error(net, x, noise, cond, t)
+        return velocity_error(net, x, noise, cond, t, weights=self.weights)
 
     def sample(
         self,
@@ -58,10 +63,19 @@ def between(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def velocity_error(
-    net: Callable[..., Tensor], x: Tensor, noise: Tensor, cond: Tensor, t: Tensor, *more: Tensor
+    net: Callable[..., Tensor], x: Tensor, noise: Tensor, cond: Tensor, t: Tensor, *more: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Squared error (B,), mean over D, of net(x_t, cond, t, *more) for the velocity n - x.  x, noise: (B, D)."""
-    return (net(between(x, noise, t), cond, t, *more) - (noise - x)).square().mean(dim=-1)
+    return weighed(net(between(x, noise, t), cond, t, *more) - (noise - x), weights).square().mean(dim=-1)
+
+
+def weighed(error: Tensor, weights: Tensor | None) -> Tensor:
+    """Errors (B, D) times weights (D,): what a net of limited size should get right first. None: as they are.
+
+    The best net is the same with any, as every coordinate's own best answer is.
+    """
+    return error if weights is None else error * weights.to(error)
 
 
 def jump(net: Callable[..., Tensor], x: Tensor, cond: Tensor, t: Tensor, s: Tensor, *w: Tensor) -> Tensor:

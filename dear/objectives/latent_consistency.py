@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dear.objectives.consistency import draw_interval, jump_and_renoise
-from dear.objectives.flow import between, draw_noise, euler_step
+from dear.objectives.flow import between, draw_noise, euler_step, weighed
 from dear.objectives.teacher import Teacher, needed
 
 
@@ -27,6 +27,7 @@ class LatentConsistency:
     teacher, guidance, null_cond, guidance_scale: as in Teacher; the paper's guidance, U(4, 12), is (5, 13) here. The
     student is net(x, cond, t), or net(x, cond, t, w) with guidance.
     train_steps: M.  skip: k, a divisor of M.  huber: c of the pseudo-Huber distance, 0.001 in the code.
+    weights: (D,), a factor on each coordinate's error, as in Energy; None: all 1.
     """
 
     needs_target = True
@@ -40,6 +41,7 @@ class LatentConsistency:
         train_steps: int = 1000,
         skip: int = 20,
         huber: float = 0.001,
+        weights: Tensor | None = None,
     ):
         if skip < 1 or train_steps % skip:
             raise ValueError(f"skip must divide train_steps, got {skip} and {train_steps}")
@@ -47,6 +49,7 @@ class LatentConsistency:
             raise ValueError(f"huber must be > 0, got {huber}")
         self.teacher = Teacher(teacher, guidance, null_cond, guidance_scale)
         self.times, self.train_steps, self.skip, self.huber = 1 + self.teacher.times, train_steps, skip, huber
+        self.weights = weights
 
     def loss(
         self,
@@ -68,7 +71,7 @@ class LatentConsistency:
         seen = self.teacher.seen(cond)
         with torch.no_grad():
             wanted = self.end(target, x_s, seen, s, *w)
-        squares = (self.end(net, x_t, seen, t, *w) - wanted).square()
+        squares = weighed(self.end(net, x_t, seen, t, *w) - wanted, self.weights).square()
         return ((squares + self.huber**2).sqrt() - self.huber).mean(dim=-1)
 
     def end(self, net: Callable[..., Tensor], x: Tensor, cond: Tensor, t: Tensor, *w: Tensor) -> Tensor:

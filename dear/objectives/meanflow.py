@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.flow import between, draw_noise, draw_uniform, follow_jumps
+from dear.objectives.flow import between, draw_noise, draw_uniform, follow_jumps, weighed
 
 
 class MeanFlow:
@@ -22,18 +22,22 @@ class MeanFlow:
     power: p of the adaptive weight 1/(|error|^2 + c)^p; 1 in the paper, 0 is plain squared error.
     c: 0.01 in the code, 0.001 in the paper.
     sampling: of t and r. "lognormal": logistic(N(-0.4, 1)), as published; "uniform".
+    weights: (D,), a factor on each coordinate's error, as in Energy; None: all 1.
     """
 
     times, needs_target = 2, False
 
-    def __init__(self, share: float = 0.25, power: float = 1.0, c: float = 0.01, sampling: str = "lognormal"):
+    def __init__(
+        self, share: float = 0.25, power: float = 1.0, c: float = 0.01, sampling: str = "lognormal",
+        weights: Tensor | None = None,
+    ):
         if not 0 <= share <= 1:
             raise ValueError(f"share must lie in [0, 1], got {share}")
         if power < 0 or c <= 0:
             raise ValueError(f"power must be >= 0 and c > 0, got {power} and {c}")
         if sampling not in ("lognormal", "uniform"):
             raise ValueError(f"sampling must be 'lognormal' or 'uniform', got {sampling!r}")
-        self.share, self.power, self.c, self.sampling = share, power, c, sampling
+        self.share, self.power, self.c, self.sampling, self.weights = share, power, c, sampling, weights
 
     def loss(
         self, net: Callable[..., Tensor], x: Tensor, cond: Tensor, generator: torch.Generator, target=None
@@ -52,7 +56,7 @@ class MeanFlow:
         # Only rows with r != t need the derivative; it takes no part in the gradient.
         head = slice(0, crossing)
         wanted = torch.cat([mean_velocity(net, z[head], cond[head], t[head], r[head], v[head]), v[crossing:]])
-        error = (net(z, cond, t, r) - wanted).square().sum(dim=-1)
+        error = weighed(net(z, cond, t, r) - wanted, self.weights).square().sum(dim=-1)
         return error / (error.detach() + self.c) ** self.power
 
     def draw_times(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ class Rectified:
     paper does, and x is (B, 2D), [x(n), n] side by side.
     guidance_scale: w of the teacher; 1: none, other values want null_cond or a cond (B, 2C), see Teacher. The student
     does not see w.  teacher_steps: Euler steps from n to x(n).
+    weights: (D,), a factor on each coordinate's error, as in Energy; None: all 1.
     """
 
     times, needs_target = 1, False
@@ -34,6 +35,7 @@ class Rectified:
         guidance_scale: float = 1.0,
         null_cond: Tensor | None = None,
         teacher_steps: int = 25,
+        weights: Tensor | None = None,
     ):
         if teacher is None and (guidance_scale != 1 or null_cond is not None):
             raise ValueError("without a teacher the pairs are given: guidance_scale and null_cond do nothing")
@@ -43,7 +45,7 @@ class Rectified:
             raise ValueError(f"teacher_steps must be at least 1, got {teacher_steps}")
         guidance = None if guidance_scale == 1 else (guidance_scale, guidance_scale)
         self.teacher = None if teacher is None else Teacher(teacher, guidance, null_cond)
-        self.teacher_steps = teacher_steps
+        self.teacher_steps, self.weights = teacher_steps, weights
 
     def loss(
         self, net: Callable[..., Tensor], x: Tensor, cond: Tensor, generator: torch.Generator, target=None
@@ -61,7 +63,7 @@ class Rectified:
             x, noise = self.pairs(x, cond, generator).chunk(2, dim=-1)
             cond = self.teacher.seen(cond)
         t = draw_uniform(x, generator)
-        return velocity_error(net, x, noise, cond, t)
+        return velocity_error(net, x, noise, cond, t, weights=self.weights)
 
     def pairs(self, x: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
         """[x(n), n] for fresh noise of the shape of x, without gradient.  x: (B, D).  Returns (B, 2D)."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.flow import between, draw_noise, draw_uniform
+from dear.objectives.flow import between, draw_noise, draw_uniform, weighed
 from dear.objectives.teacher import needed
 
 
@@ -23,16 +23,17 @@ class Shortcut:
 
     finest: M, a power of two, 128 in the paper.  share: of the rows that learn from half steps, the first of each
     batch; 1/4 in the paper, 1/8 in its code.
+    weights: (D,), a factor on each coordinate's error, as in Energy; None: all 1.
     """
 
     times, needs_target = 2, True
 
-    def __init__(self, finest: int = 128, share: float = 0.25):
+    def __init__(self, finest: int = 128, share: float = 0.25, weights: Tensor | None = None):
         if finest < 2 or finest & (finest - 1):
             raise ValueError(f"finest must be a power of two, at least 2, got {finest}")
         if not 0 <= share <= 1:
             raise ValueError(f"share must lie in [0, 1], got {share}")
-        self.finest, self.share = finest, share
+        self.finest, self.share, self.weights = finest, share, weights
 
     def loss(
         self,
@@ -62,7 +63,7 @@ class Shortcut:
         if halves:
             taught = self._two_half_steps(target, x_t[:halves], cond[:halves], t[:halves], d[:halves])
             wanted = torch.cat([taught, wanted[halves:]])
-        return (net(x_t, cond, t, d) - wanted).square().mean(dim=-1)
+        return weighed(net(x_t, cond, t, d) - wanted, self.weights).square().mean(dim=-1)
 
     @torch.no_grad()
     def _two_half_steps(self, net: Callable[..., Tensor], x: Tensor, cond: Tensor, t: Tensor, d: Tensor) -> Tensor:

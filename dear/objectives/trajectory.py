@@ -5,7 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dear.objectives.flow import between, draw_noise, draw_uniform, follow_jumps, heun_step, jump, velocity_error
+from dear.objectives.flow import (
+    between,
+    draw_noise,
+    draw_uniform,
+    follow_jumps,
+    heun_step,
+    jump,
+    velocity_error,
+    weighed,
+)
 from dear.objectives.teacher import Teacher, needed
 
 
@@ -30,6 +39,7 @@ class Trajectory:
     a batch.  denoising: weight of the denoising loss, 1 in the paper.
     features: (x, cond, s) -> (B, F), in which the ends are compared; None: x itself. In the source they are the frozen
     teacher's layers, each scaled to length 1 over its channels.
+    weights: (D,), a factor on each coordinate's error, as in Energy; None: all 1.
     """
 
     needs_target = True
@@ -44,14 +54,17 @@ class Trajectory:
         most: int = 9,
         denoising: float = 1.0,
         features: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        weights: Tensor | None = None,
     ):
         if not 1 <= most <= intervals:
             raise ValueError(f"most must lie in 1..intervals, got {most} and {intervals}")
+        if weights is not None and features is not None:
+            raise ValueError("weights are of coordinates of x: with features, weigh those")
         if denoising < 0:
             raise ValueError(f"denoising must be >= 0, got {denoising}")
         self.teacher = Teacher(teacher, guidance, null_cond, guidance_scale)
         self.times, self.intervals, self.most = 2 + self.teacher.times, intervals, most
-        self.denoising, self.features = denoising, features
+        self.denoising, self.features, self.weights = denoising, features, weights
 
     def loss(
         self,
@@ -84,10 +97,10 @@ class Trajectory:
         with torch.no_grad():
             wanted = compared(jump(target, x_u, seen, u / n, s / n, *w))
         reached = compared(jump(net, x_t, seen, t / n, s / n, *w))
-        rows = (reached - wanted).square().mean(dim=-1)
+        rows = weighed(reached - wanted, self.weights).square().mean(dim=-1)
         if self.denoising:
             t, noise = draw_uniform(x, generator), draw_noise(x, generator)
-            rows = rows + self.denoising * velocity_error(net, x, noise, seen, t, t, *w)
+            rows = rows + self.denoising * velocity_error(net, x, noise, seen, t, t, *w, weights=self.weights)
         return rows
 
     def sample(

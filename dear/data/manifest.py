@@ -1,0 +1,92 @@
+"""The manifest of a folder of shards: what is in them, how it was made, and how to tell that it is whole."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dear.components import digest, write_json
+from dear.data.corpus import Corpus
+
+FILE = "manifest.json"
+VERSION = 1
+
+
+@dataclass
+class Manifest:
+    """manifest.json of a folder.
+
+    settings: what decides the bytes of the shards. shards: name -> clips, captions, seconds of sound, bytes, sha256,
+    skipped (id, kind, reason). It holds nothing of how often or how fast the work was done, so that equal folders have
+    equal manifests.
+    """
+
+    folder: Path
+    corpus: str
+    settings: dict
+    shards: dict[str, dict] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Raises FileNotFoundError if there is none, ValueError if it is of another version or damaged."""
+        path = folder / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {FILE}: wanted a folder that `dear data prepare` wrote")
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if told["version"] != VERSION:
+                raise ValueError(f"version {told['version']}, this is {VERSION}")
+            return cls(folder, told["corpus"], told["settings"], told["shards"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no manifest that can be read ({error}); move the folder away") from error
+
+    @classmethod
+    def open(cls, folder: Path, corpus: str, settings: dict) -> "Manifest":
+        """The folder's manifest, or a new one. Raises ValueError if the folder was made with other settings."""
+        if not (folder / FILE).exists():
+            return cls(folder, corpus, settings)
+        found = cls.read(folder)
+        keys = [k for k in found.settings | settings if found.settings.get(k) != settings.get(k)]
+        if keys:
+            other = ", ".join(f"{k} {found.settings.get(k)} -> {settings.get(k)}" for k in keys)
+            raise ValueError(f"{folder} was made with other settings ({other}); use the same to continue "
+                             "it, or another folder")
+        return found
+
+    def add(self, name: str, entry: dict) -> None:
+        """Enter a whole shard, on disk too."""
+        replace(self, shards=self.shards | {name: entry}).write()
+        self.shards[name] = entry
+
+    def write(self) -> None:
+        """Write the file beside, then rename."""
+        shards = dict(sorted(self.shards.items()))
+        write_json(self.folder / FILE, {"version": VERSION, "corpus": self.corpus, "settings": self.settings,
+                                        "totals": self.totals, "shards": shards})
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Clips, captions, hours of sound, bytes and skipped clips of all shards."""
+        entries = [self.shards[name] for name in sorted(self.shards)]
+        counted = {key: sum(entry[key] for entry in entries) for key in ("clips", "captions", "bytes")}
+        return counted | {"hours": round(sum(entry["seconds"] for entry in entries) / 3600, 6),
+                          "skipped": sum(len(entry["skipped"]) for entry in entries)}
+
+    @property
+    def whole(self) -> bool:
+        """Whether every clip of the corpus is in a shard or was skipped."""
+        return self.totals["clips"] + self.totals["skipped"] == self.settings["clips"]
+
+    def far(self, shards: int) -> str:
+        """How far the work is: of all `shards`, those that are done, and their clips."""
+        done = self.totals["clips"] + self.totals["skipped"]
+        return f"{len(self.shards)} of {shards} shards ({done} of {self.settings['clips']} clips)"
+
+
+def shard_name(i: int) -> str:
+    """File name of shard i."""
+    return f"shard-{i:06d}.tar"
+
+
+def corpus_digest(corpus: Corpus) -> str:
+    """First 12 hex digits of the hash of all that a corpus says of its clips but where their files lie."""
+    return digest(json.dumps([c.id, c.start, c.end, c.captions, c.sources]) for c in corpus.clips)
