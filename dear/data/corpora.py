@@ -28,8 +28,8 @@ def open_corpus(kind: str, folder: Path, *, exclude_audiocaps: Sequence[Path] = 
             options[name] = value
     if kind == "folder":
         if exclude_audiocaps:
-            raise ValueError("a folder's files do not say which videos they are from, so that AudioCaps' cannot be left "
-                             "out: take them out of its metadata")
+            raise ValueError("a folder's files do not say which videos they are from, so that AudioCaps' cannot be "
+                             "left out: take them out of its metadata")
         return metadata_folder(folder, **options)
     exclude = [exclusion(*exclude_audiocaps)] if exclude_audiocaps else []
     return KINDS[kind](folder, exclude=exclude, **options)
