@@ -30,7 +30,7 @@ class Spy(Workshop):
 
     seen, ends, about = {}, {}, {}
 
-    def train(self, module, loss, items, config, name, stop_after=None, about=None):
+    def train(self, module, loss, items, config, name, stop_after=None, about=None, average=None):
         self.seen[name] = (module, loss, items, config)
         self.ends.setdefault(name, []).append((stop_after, loss))
         self.about[name] = about
