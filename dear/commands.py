@@ -215,11 +215,12 @@ def _study_latency(what: str, models: Path, runs: Path, record: Path, *, steps: 
 
 def _tell_best(name: str, line: dict) -> None:
     """Print a line of a record with the scores of its best guidance."""
-    scored = [value for key, value in line.items() if key.startswith("guidance ")]
-    if not scored:
+    from dear.grid import best as best_of
+
+    best = best_of(line)
+    if best is None:
         print(f"{name} seed {line['seed']}  {line['failed']}")
         return
-    best = min(scored, key=lambda found: found["frechet"])
     print(f"{name} seed {line['seed']}  kind {best['kind']:.3f}  loudness {best['loudness']:.3f}  "
           f"Frechet distance {best['frechet']:.0f}")
 

@@ -51,7 +51,7 @@ class AdaLNHead(nn.Module):
         """Map noise, or a noisy token, to a token, or to the noise in it.
 
         x: (R, noise_dim), or (m, R, noise_dim) for m samples a condition.  cond: (R, C), h.  times: each (R,), in
-        [0, 1].  Returns (R, D), or (m, R, D).
+        [0, 1], or a guidance weight where the objective takes one.  Returns (R, D), or (m, R, D).
         """
         if len(times) != len(self.times):
             raise ValueError(f"this head was built for {len(self.times)} time(s), got {len(times)}")

@@ -112,7 +112,7 @@ def run(
         if halves:
             parts = torch.from_numpy(np.random.default_rng(seed).permutation(count)).chunk(2)
             first, second = ([None if x is None else x[part] for x in (*reference, text)] for part in parts)
-            rows[f"{FLOOR}: half against half"] = measure(
+            rows[f"{FLOOR}: half against half, {len(parts[0])} clips each"] = measure(
                 first[:2], second[:2], paired=False, text=first[2], convention=convention)
         for name in tqdm(heard, f"figures in the features of {embedder.name}", disable=not progress):
             rows[name] = measure(heard[name], reference, copies=jobs[name][1], text=text, convention=convention)

@@ -260,3 +260,22 @@ def test_the_record_of_a_study_that_was_stopped_goes_on(runs, tmp_path, monkeypa
         list(grid.study_rivals(frame(runs, tmp_path), seeds=1))
     assert len(Record(tmp_path / "heads.jsonl").lines) == 3  # two controls and a try
     assert len(list(grid.study_rivals(frame(runs, tmp_path), seeds=1))) == 5 and len(calls) == 4
+
+
+def test_everything_that_a_job_says_reaches_its_training(runs, tmp_path, monkeypatch):
+    seen, real = [], grid.train_head
+    monkeypatch.setattr(grid, "train_head", lambda net, objective, states, config, *a, **k: seen.append(
+        (net, objective, config, k)) or real(net, objective, states, config, *a, **k))
+    here, setting = frame(runs, tmp_path), Try({"samples": 3, "noise_dim": 8}, True, "itself", 10.0, learning_rate=1e-4)
+    for seed in (0, 1):
+        here.head(grid.Job("energy", setting, seed, 2, targets=4, sizes={"depth": 2, "main": "hidden"}))
+    (net, objective, config, told), (other, *_) = seen
+    assert (objective.samples, objective.noise_dim) == (3, 8) and objective.weights is here.weights
+    assert (config.steps, config.seed, config.learning_rate, config.batch_size) == (2, 0, 1e-4, 512)
+    assert (told["target"], told["targets"], told["both"]) == ("itself", 4, False)
+    assert (net.config.depth, net.config.main, net.config.noise_dim) == (2, "hidden", 8)
+    assert not torch.equal(net.noise_in.weight, other.noise_in.weight)
+    assert method("flow").objective(weights=here.weights).weights is here.weights
+    guided = method("consistency").tries[0]
+    here.head(grid.Job("consistency", guided, 0, 1))
+    assert seen[-1][3]["both"] and seen[-1][1].teacher.guidance == (0.0, 6.0)

@@ -162,10 +162,10 @@ def test_recordings_with_clap_and_ast(tiny, tmp_path):  # noqa: F811
     name = wavfolders._folder_name(str(tiny))
     assert list(found["figures"]) == [f"clap:{clap}", f"ast:{ast}"]
     clap_rows, ast_rows = found["figures"].values()
-    assert list(clap_rows) == ["floor: half against half", name]
+    assert list(clap_rows) == ["floor: half against half, 21 clips each", name]
     assert [list(row) for row in clap_rows.values()] == [["frechet", "energy", "mmd", "clap"]] * 2
     assert -1 <= clap_rows[name]["clap"][0] <= 1
-    assert list(ast_rows["floor: half against half"]) == ["frechet", "energy", "mmd", "inception"]  # no pairs, no KL
+    assert list(ast_rows["floor: half against half, 21 clips each"]) == ["frechet", "energy", "mmd", "inception"]
     assert list(ast_rows[name]) == ["frechet", "energy", "mmd", "kl", "inception"]
     assert not (tmp_path / "out" / "floor").exists()
 
