@@ -23,6 +23,19 @@ Model = Annotated[
     ),
 ]
 
+# What the commands that read a published corpus share.
+Kind = Annotated[str, typer.Argument(help="audiocaps, wavcaps, audioset, or folder for one with a metadata file.")]
+CorpusFolder = Annotated[Path, typer.Argument(help="Folder with the tables as published, and the audio below it.")]
+Split = Annotated[
+    str | None,
+    typer.Option(help="audiocaps: train, val or test; audioset: balanced_train, unbalanced_train or eval."),
+]
+Excluded = Annotated[
+    list[Path] | None,
+    typer.Option(help="A csv of AudioCaps whose clips to leave out, as its test.csv; may be given several times."),
+]
+CaptionColumn = Annotated[str | None, typer.Option(help="folder: the column of the captions.")]
+
 
 @app.command()
 def generate(
@@ -181,7 +194,7 @@ def study(
     seeds: Annotated[int, typer.Option(help="Trainings of each setting.")] = 2,
     captions: Annotated[int, typer.Option(help="Validation captions that each is scored on.")] = 200,
 ):
-    """Run what notebooks 08 to 12 show, one line a run. Stop it at any moment; the same command does the rest."""
+    """Make the records that notebooks read, one line a run. Stop it at any moment; the same command does the rest."""
     from dear.commands import study as run
 
     _tell(run, what, models, runs, record, steps, seeds, captions)
@@ -226,19 +239,13 @@ def check_data(folder: Annotated[Path, typer.Argument(help="Folder of recordings
 
 @data.command("corpus")
 def list_corpus(
-    kind: Annotated[str, typer.Argument(help="audiocaps, wavcaps, audioset, or folder for one with a metadata file.")],
-    folder: Annotated[Path, typer.Argument(help="Folder with the tables as published, and the audio below it.")],
-    split: Annotated[
-        str | None,
-        typer.Option(help="audiocaps: train, val or test; audioset: balanced_train, unbalanced_train or eval."),
-    ] = None,
+    kind: Kind,
+    folder: CorpusFolder,
+    split: Split = None,
     hours: Annotated[float | None, typer.Option(help="Only a random part this long, 10.24 s a clip at most.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of that part; more hours of a seed hold its fewer.")] = 0,
-    exclude_audiocaps: Annotated[
-        list[Path] | None,
-        typer.Option(help="A csv of AudioCaps whose clips to leave out, as its test.csv; may be given several times."),
-    ] = None,
-    caption: Annotated[str | None, typer.Option(help="folder: the column of the captions.")] = None,
+    exclude_audiocaps: Excluded = None,
+    caption: CaptionColumn = None,
     limit: Annotated[
         float | None,
         typer.Option(help="Share that may be skipped; none: 0.25 of audiocaps and audioset, 0.05 of the others."),
@@ -258,8 +265,8 @@ def list_corpus(
 
 @data.command("prepare")
 def prepare_data(
-    kind: Annotated[str, typer.Argument(help="audiocaps, wavcaps, audioset, or folder for one with a metadata file.")],
-    folder: Annotated[Path, typer.Argument(help="Folder with the tables as published, and the audio below it.")],
+    kind: Kind,
+    folder: CorpusFolder,
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards and their manifest.json.")],
     vae: Annotated[
         str,
@@ -280,15 +287,9 @@ def prepare_data(
     ] = None,
     hours: Annotated[float | None, typer.Option(help="Only a random part of this length.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the crops, and of that part.")] = 0,
-    split: Annotated[
-        str | None,
-        typer.Option(help="audiocaps: train, val or test; audioset: balanced_train, unbalanced_train or eval."),
-    ] = None,
-    exclude_audiocaps: Annotated[
-        list[Path] | None,
-        typer.Option(help="A csv of AudioCaps whose clips to leave out, as its test.csv; may be given several times."),
-    ] = None,
-    caption: Annotated[str | None, typer.Option(help="folder: the column of the captions.")] = None,
+    split: Split = None,
+    exclude_audiocaps: Excluded = None,
+    caption: CaptionColumn = None,
     limit: Annotated[
         float | None,
         typer.Option(help="Share that may be skipped, of what is listed and again of what is encoded; none: 0.25 of "

@@ -127,6 +127,12 @@ def told(values: Sequence[float]) -> str:
     return f"{mean(values):.0f}" + (f" ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else "")
 
 
+def compared(ours: Sequence[float], others: dict[str, Sequence[float]]) -> tuple[str, str]:
+    """Energy's distances beside those of others, as text, and the verdict on its being ahead of all of them."""
+    said = ", ".join(f"{name} {told(values)}" for name, values in {"energy": ours, **others}.items())
+    return said, all_of(*(verdict(ours, values) for values in others.values()))
+
+
 def faster(r: Records) -> Claim:
     """The paper's headline."""
     timing = next(line for line in reversed(r.lines("latency")) if "timed" in line)["ways"]
@@ -155,34 +161,32 @@ def best_head(r: Records) -> Claim:
     """The paper's comparison of one-step losses in its own frame."""
     ours, plain = distances(r.rivals("energy")), ("flow", "shortcut", "meanflow")
     others = {name: distances(r.rivals(name)) for name in plain}
-    said = ", ".join(f"{name} {told(v)}" for name, v in others.items())
+    said, found = compared(ours, others)
     return Claim("in one frame, without distillation, energy is far ahead: FD 22 against flow matching 126, Shortcut "
-                 "98 and MeanFlow 79", f"heads on frozen hidden states, one call: energy {told(ours)}, {said}",
+                 "98 and MeanFlow 79", f"heads on frozen hidden states, one call: {said}",
                  str(len(ours)), f"rendered clips {r.floor():.0f}, tokens of noise {r.noise():.0f}; flow in one "
-                 "call is a control too: it draws the mean",
-                 all_of(*(verdict(ours, v) for v in others.values())))
+                 "call is a control too: it draws the mean", found)
 
 
 def best_whole(r: Records) -> Claim:
     """The same of whole models, short runs."""
     ours = distances(r.students(distillation_weight=0.0))
     others = {n: distances(r.wholes(method=n, setting=r.tuned(n))) for n in ("flow", "shortcut", "meanflow")}
-    said = ", ".join(f"{name} {told(v)}" for name, v in others.items())
+    said, found = compared(ours, others)
     return Claim("the same for whole models (the same figures)",
-                 f"1000 steps from the teacher's backbone: energy {told(ours)}, {said}", str(len(ours)),
-                 f"rendered clips {r.floor():.0f}", all_of(*(verdict(ours, v) for v in others.values())))
+                 f"1000 steps from the teacher's backbone: {said}", str(len(ours)),
+                 f"rendered clips {r.floor():.0f}", found)
 
 
 def best_distilled(r: Records) -> Claim:
     """The rivals that the paper names, by their method."""
     ours = distances(r.rivals("energy"))
     others = {f"{m.name} ({m.of})": distances(r.rivals(m.name)) for m in METHODS if m.distilled}
-    said = ", ".join(f"{name} {told(v)}" for name, v in others.items())
+    said, found = compared(ours, others)
     return Claim("better in FD than ConsistencyTTA, SoundCTM and AudioLCM in one step (18.67 against 22.21, 19.83 and "
                  "25.36), and than AudioTurbo (22.18)",
-                 f"their methods as heads in our frame, one call: energy {told(ours)}, {said}", str(len(ours)),
-                 f"rendered clips {r.floor():.0f}",
-                 all_of(*(verdict(ours, v) for v in others.values())) + "; the systems themselves: " + UNTESTED)
+                 f"their methods as heads in our frame, one call: {said}", str(len(ours)),
+                 f"rendered clips {r.floor():.0f}", found + "; the systems themselves: " + UNTESTED)
 
 
 def distillation(r: Records) -> Claim:
@@ -204,41 +208,34 @@ def peak(r: Records) -> Claim:
                  f"rendered clips {r.floor():.0f}", all_of(*others))
 
 
-def _ablation(r: Records, name: str) -> dict[str, list[float]]:
-    """Distances of every setting of an ablation by what it changes."""
-    groups = {}
+def _ablation(r: Records, name: str, best, others: tuple, paper: str, control: str = "", label: str = "{}") -> Claim:
+    """The claim that one value of an ablation is ahead of others; label: how a value is told."""
+    found = {}
     for setting, changes in grid.ablations()[name]:
-        sizes = changes.get("sizes", {})
-        usual = {"exponent": 1.0, "main": "noise", "depth": 5, "width": 192, "targets": 1, "heard": setting.heard}
-        value = (usual | setting.arguments | changes | sizes)[name]
-        groups[value] = distances(r.heads(setting, **changes))
-    return groups
+        usual = {"exponent": 1.0, "main": "noise"}
+        value = (usual | setting.arguments | changes.get("sizes", {}))[name]
+        found[value] = distances(r.heads(setting, **changes))
+    said = ", ".join(f"{label.format(value)} {told(values)}" for value, values in found.items())
+    return Claim(paper, said, str(len(found[best])), f"rendered clips {r.floor():.0f}{control}",
+                 all_of(*(verdict(found[best], found[value]) for value in others)))
 
 
 def samples(r: Records) -> Claim:
     """How many samples a target."""
-    found = _ablation(r, "samples")
-    return Claim("two samples a target are the best balance (m = 2: FD 18.67, CLAP 0.334; m = 4: 18.13, 0.322)",
-                 ", ".join(f"m = {m}: {told(v)}" for m, v in found.items()), str(len(found[2])),
-                 f"rendered clips {r.floor():.0f}; m = 1, no repulsion, is the control",
-                 all_of(*(verdict(found[2], found[m]) for m in (1, 4, 8))))
+    return _ablation(r, "samples", 2, (1, 4, 8), "two samples a target are the best balance (m = 2: FD 18.67, CLAP "
+                     "0.334; m = 4: 18.13, 0.322)", "; m = 1, no repulsion, is the control", "m = {}:")
 
 
 def noise_main(r: Records) -> Claim:
     """Where the noise enters the head."""
-    found = _ablation(r, "main")
-    return Claim("noise as the main stream is clearly better than noise as the condition",
-                 f"noise main {told(found['noise'])}, h main {told(found['hidden'])}", str(len(found["noise"])),
-                 f"rendered clips {r.floor():.0f}", verdict(found["noise"], found["hidden"]))
+    return _ablation(r, "main", "noise", ("hidden",), "noise as the main stream is clearly better than noise as the "
+                     "condition", label="{} main")
 
 
 def exponent(r: Records) -> Claim:
     """EAR's ablation, which the paper relies on."""
-    found = _ablation(r, "exponent")
-    return Claim("exponent 1 (EAR: FID 3.55; 4.10 at 1.5; 188 at 2, where only the mean is matched)",
-                 ", ".join(f"{a:g}: {told(v)}" for a, v in found.items()), str(len(found[1.0])),
-                 f"rendered clips {r.floor():.0f}; exponent 2 is the control",
-                 all_of(*(verdict(found[1.0], found[a]) for a in (0.5, 1.5, 2.0))))
+    return _ablation(r, "exponent", 1.0, (0.5, 1.5, 2.0), "exponent 1 (EAR: FID 3.55; 4.10 at 1.5; 188 at 2, where "
+                     "only the mean is matched)", "; exponent 2 is the control", "{:g}:")
 
 
 def text(r: Records) -> Claim:

@@ -1,12 +1,11 @@
 """Every way to learn a head that this course compares, each with the settings it is tried in, and heads for them.
 
 The frame is the paper's: same backbone, same tokens, same data, only the head's objective changes (rectified flow alone
-has fewer data, the pairs that its teacher made once, as its paper has them). ConsistencyTTA,
-SoundCTM, AudioLCM and AudioTurbo stand in it by their method: a head that is distilled from the teacher's.
+has fewer data, the pairs that its teacher made once, as its paper has them). ConsistencyTTA, SoundCTM, AudioLCM and
+AudioTurbo stand in it by their method: a head that is distilled from the teacher's.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -167,7 +166,7 @@ def sees_both(setting: Try) -> bool:
     return "guidance" in setting.arguments or "guidance_scale" in setting.arguments
 
 
-def with_guidance(objective, scale: float) -> Callable:
+def with_guidance(objective, scale: float):
     """The objective of a student that takes the guidance weight as an input, drawing with this weight."""
     drawn = copy.copy(objective)
     drawn.teacher = copy.copy(objective.teacher)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dear import components
 from dear.data.cache import rendered
+from dear.data.soundworld import VERSION
 from dear.evaluation import generate, score
 from dear.log import Record, origin
 from dear.metrics.features import features_of
@@ -70,6 +71,17 @@ class Judge:
         return mean_distance(features_of(self.oracle, mels).unflatten(0, (-1, SAMPLES)))
 
 
+def judged_by(models: Path) -> str:
+    """First 12 hex digits of the hash of what decides a score besides the model: the oracle and the world's version."""
+    oracle = components.load(Oracle, OracleConfig, models / "oracle")
+    return components.digest([f"soundworld {VERSION}"], *oracle.state_dict().values())
+
+
+def score_name(scale: float, calls: int = 1) -> str:
+    """What a line calls the scores of a model drawn with a guidance scale and so many calls of the head a token."""
+    return (f"{calls} calls " if calls > 1 else "") + f"guidance {scale:g}"
+
+
 def settings_of(study: str, steps: int, seeds: int, captions: int) -> list[dict]:
     """The keys of a study's students: settings, length, seed, and on how many captions they are scored."""
     told = {"steps": steps, "batch_size": SHORT.batch_size, "captions": captions}
@@ -116,7 +128,7 @@ def _student(shop: Workshop, judge: Judge, key: dict) -> dict:
     tail = log[-max(1, len(log) // 10) :]
     figures = {k: sum(row[k] for row in tail) / len(tail) for k in tail[0] if k not in ("step", "seconds")}
     pipe = TextToAudio.from_pretrained(folder)
-    scores = {f"guidance {w:g}": judge(pipe, guidance_scale=w) for w in GUIDANCES}
+    scores = {score_name(w): judge(pipe, guidance_scale=w) for w in GUIDANCES}
     return {"log": figures, **scores, "seconds": round(time.monotonic() - began, 1)}
 
 

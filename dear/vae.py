@@ -14,6 +14,8 @@ from torch import nn
 from dear.blocks import CENTRE, SPREAD, ConvBlock
 from dear.objectives.energy import energy_score
 
+DECODING = ("mean", "texture", "loudest")  # the parts of a VAE that play no role in its latents: they may train on
+
 
 @dataclass(frozen=True)
 class VAEConfig:

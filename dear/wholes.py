@@ -21,7 +21,7 @@ from dear.masking import CLASSROOM_LAW
 from dear.pipeline import Settings, TextToAudio, fingerprint
 from dear.recipes import LATE_LAW, NOISE, SAMPLES, STORED, Workshop, fit, generator_like, student_objective
 from dear.rivals import Try, build, method
-from dear.study import GUIDANCES, SHORT, Judge, workshop
+from dear.study import GUIDANCES, SHORT, Judge, judged_by, score_name, workshop
 
 RIVALS = ("flow", "shortcut", "meanflow")
 IMPACT_LAW = (0.7, 1.0, 0.25)
@@ -45,7 +45,8 @@ def study_wholes(study: str, models: Path, runs: Path, record: Path, *, steps: i
                  chosen: dict[str, Try] | None = None, data=None, progress: bool = True) -> Iterator[dict]:
     """Lines of all models of a study, seed by seed; those that the record lacks are trained and scored now."""
     lines, teacher = Record(record), fingerprint(models / "teacher")
-    told = {"steps": steps, "batch_size": SHORT.batch_size, "captions": captions, "teacher": teacher}
+    told = {"steps": steps, "batch_size": SHORT.batch_size, "captions": captions, "teacher": teacher,
+            "judge": judged_by(models)}
     shop = judge = None
     for seed in range(seeds):
         for setting in settings_of(study, chosen or {}):
@@ -68,7 +69,7 @@ def _scored(shop: Workshop, judge: Judge, setting: dict, steps: int, seed: int, 
     except FloatingPointError as error:
         return {"failed": str(error), "seconds": round(time.monotonic() - began, 1)}
     spent = round(time.monotonic() - began, 1)
-    found = {(f"{n} calls " if n > 1 else "") + f"guidance {w:g}": judge(pipe, guidance_scale=w, sampling_steps=n)
+    found = {score_name(w, n): judge(pipe, guidance_scale=w, sampling_steps=n)
              for w in GUIDANCES for n in method(setting["method"]).steps}
     return found | {"train_seconds": spent, "seconds": round(time.monotonic() - began, 1)}
 

@@ -26,3 +26,12 @@ def esc10() -> Path:
     if not (Path(folder) / "captions.csv").is_file():
         pytest.fail("DEAR_ESC10 is set, but there is no captions.csv in the folder it names")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def master():
+    """The shipped teacher, which no test changes."""
+    from dear import components
+    from dear.pipeline import TextToAudio
+
+    return TextToAudio.from_pretrained(components.WEIGHTS / "teacher")

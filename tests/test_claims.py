@@ -75,7 +75,7 @@ def test_heads_are_found_by_setting_and_compared_by_the_rule(records):
     # The ablations' usual setting is energy's last try, which the made-up record has at full length too.
     assert claims.samples(records).here.startswith("m = 1: 120 (120 to 121), m = 2: 100 (100 to 101)")
     assert claims.samples(records).verdict == claims.HOLDS
-    assert claims.noise_main(records).here == "noise main 100 (100 to 101), h main 130 (130 to 131)"
+    assert claims.noise_main(records).here == "noise main 100 (100 to 101), hidden main 130 (130 to 131)"
     assert claims.exponent(records).here.startswith("0.5: 120 (120 to 121), 1: 100 (100 to 101), 1.5: 140")
 
 

@@ -3,20 +3,13 @@
 import pytest
 import torch
 
-from dear import components
 from dear.data.latents import Latents
 from dear.frozen import hidden_states, paired, train_head
 from dear.head import AdaLNHead, HeadConfig
 from dear.masking import training_mask
 from dear.objectives import Energy, Rectified, Shortcut, as_velocity
-from dear.pipeline import TextToAudio
 from dear.training import TrainConfig
 from tests.test_recipes import Data
-
-
-@pytest.fixture(scope="module")
-def master():
-    return TextToAudio.from_pretrained(components.WEIGHTS / "teacher")
 
 
 @pytest.fixture(scope="module")

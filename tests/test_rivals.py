@@ -5,19 +5,12 @@ import copy
 import pytest
 import torch
 
-from dear import components
 from dear.frozen import HiddenStates, train_head
 from dear.objectives import Rectified, as_velocity
-from dear.pipeline import TextToAudio
 from dear.rivals import METHODS, build, method, sees_both, with_guidance
 from dear.training import TrainConfig
 
 EVERY = [(m.name, k) for m in METHODS for k in range(len(m.tries))]
-
-
-@pytest.fixture(scope="module")
-def master():
-    return TextToAudio.from_pretrained(components.WEIGHTS / "teacher")
 
 
 @pytest.fixture(scope="module")

@@ -173,8 +173,12 @@ class Corpus:
 
 def crop_generator(clip: Clip, seed: int) -> torch.Generator:
     """Generator that the clip's id and the seed alone decide: the same crop in any order and in any process."""
-    found = hashlib.sha256(f"crop/{seed}/{clip.id}".encode()).digest()  # not the queue of `subset`
-    return torch.Generator().manual_seed(int.from_bytes(found[:7], "big"))
+    return generator_of(f"crop/{seed}/{clip.id}")  # not the queue of `subset`
+
+
+def generator_of(text: str) -> torch.Generator:
+    """Generator on the CPU that a text alone decides."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
 
 
 def _counts(found: Sequence[Finding]) -> str:

@@ -12,10 +12,8 @@ from dear.components import WEIGHTS, digest, load
 from dear.data.corpus import Clip
 from dear.text import TextConfig, TextEncoder
 from dear.text_pretrained import Clap, FlanT5, FlanT5AndClap
-from dear.vae import VAE, VAEConfig, patchify
+from dear.vae import DECODING, VAE, VAEConfig, patchify
 from dear.vae_pretrained import PretrainedVAE
-
-_UNUSED = ("mean", "texture", "loudest")  # the parts of dear's VAE that decode: they may train on
 
 
 class Refused(ValueError):
@@ -70,9 +68,7 @@ def fingerprint(encoder: nn.Module) -> str:
         told.append(str(getattr(part, "length", "")))  # captions are cut there
         told.append(str(getattr(getattr(part, "config", None), "scaling_factor", "")))
         told += sorted(part.tokenizer.get_vocab()) if hasattr(part, "tokenizer") else []
-    weights = (v for k, v in sorted(encoder.state_dict().items()) if k.partition(".")[0] not in _UNUSED)
-    # As bytes, since numpy has no bfloat16.
-    return digest(told, *(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for v in weights))
+    return digest(told, *(v for k, v in sorted(encoder.state_dict().items()) if k.partition(".")[0] not in DECODING))
 
 
 @torch.no_grad()

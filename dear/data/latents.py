@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dear.components import digest, write_tensors
-from dear.vae import VAE, patchify
+from dear.vae import DECODING, VAE, patchify
 
 
 class Latents:
@@ -53,7 +53,7 @@ def data_fingerprint(data, vae: VAE | None = None) -> str:
     """Hash of all captions and some 16 clips of `data`, and of the weights of a VAE that encode; tells runs apart."""
     some = data.log_mels(range(0, len(data), max(1, len(data) // 16)))
     weights = {} if vae is None else vae.state_dict()
-    encoding = [v for k, v in weights.items() if k.split(".")[0] not in ("mean", "texture", "loudest")]
+    encoding = [v for k, v in weights.items() if k.split(".")[0] not in DECODING]
     return digest(data.captions, some, *encoding)
 
 

@@ -1,6 +1,5 @@
 """Reading shards back for training: batches in an order that seed and epoch decide, split among ranks by clips."""
 
-import hashlib
 import io
 import json
 import tarfile
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
+from dear.data.corpus import generator_of
 from dear.data.manifest import Manifest
 
 
@@ -91,8 +91,7 @@ class ShardedLatents(IterableDataset):
         return found
 
     def _generator(self, of: str) -> torch.Generator:
-        found = hashlib.sha256(f"{self.seed}/{self.epoch}/{of}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(found[:7], "big"))
+        return generator_of(f"{self.seed}/{self.epoch}/{of}")
 
     def _clip(self, path: Path, places: dict[str, tuple[int, int]]) -> dict:
         parts = {}
