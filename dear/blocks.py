@@ -1,4 +1,4 @@
-"""What the networks that see log-mels share: their scale, a residual convolution block, and a seeded start."""
+"""What networks share: a seeded start, the device, and of those that see log-mels their scale and a block."""
 
 from contextlib import contextmanager
 
@@ -14,6 +14,11 @@ def seeded(seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def fastest_device() -> torch.device:
+    """The first CUDA device, or the CPU. Not Apple's: it has no float64, which the shares of masks are drawn in."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class ConvBlock(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dear.blocks import fastest_device
 from dear.components import digest, write_tensors
 from dear.data.latents import Latents, stored
 from dear.masking import training_mask
@@ -63,14 +64,16 @@ def hidden_states(master, latents: Latents, path: Path, *, seed: int = 0, progre
     mark = digest([str(seed), *latents.captions], *weights, latents.mean, latents.std)
     if found := stored(path, mark):
         return HiddenStates(**found, fingerprint=mark)
-    rows = []
+    rows, device = [], fastest_device()
+    master.to(device)
     for start in tqdm(range(0, len(latents), BATCH), f"computing hidden states into {path}", disable=not progress):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
         indices = torch.arange(start, min(start + BATCH, len(latents)))
         tokens = latents.draw(indices, generator)
         masked = training_mask(*tokens.shape[:2], generator)
         text, words = master.text.encode([latents.captions[i] for i in indices.tolist()])
-        states = [master.backbone(tokens, masked, text, words, torch.full((len(tokens),), drop))[masked]
+        states = [master.backbone(tokens.to(device), masked.to(device), text, words,
+                                  torch.full((len(tokens),), drop, device=device)).cpu()[masked]
                   for drop in (False, True)]
         rows.append([part.half() for part in (*states, latents.mean[indices][masked], latents.std[indices][masked])])
     names = ("h", "null", "mean", "std")
@@ -104,10 +107,10 @@ def paired(states: HiddenStates, objective, *, both: bool, rows: int = PAIRS, se
     """Pairs by `objective`, a Rectified with a teacher, for the first `rows` rows, or all if there are fewer."""
     pairs, conds, rows = [], [], min(rows, len(states))
     for start in tqdm(range(0, rows, 1024), "the teacher's pairs", disable=not progress):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
+        generator = torch.Generator(fastest_device()).manual_seed(seed * 1_000_003 + start)
         x, cond = states.draw(torch.arange(start, min(start + 1024, rows)), generator, both=both)
-        pairs.append(objective.pairs(x, cond, generator).half())
-        conds.append(objective.teacher.seen(cond).half())
+        pairs.append(objective.pairs(x, cond, generator).half().cpu())
+        conds.append(objective.teacher.seen(cond).half().cpu())
     mark = digest([states.fingerprint, str((both, seed))], *pairs)
     return PairedStates(torch.cat(pairs), torch.cat(conds), mark)
 

@@ -1,21 +1,23 @@
 """dear study rivals | heads: heads on the frozen teacher's hidden states that differ in one thing, in one record.
 
-Every run is one line. Started again, the command does what is missing. Seeds are the outermost loop, so that a record
+Every run is one line. Started again, the command does what is missing; started several times, side by side, the
+processes share the work, each line made by one of them. Seeds are the outermost loop, so that a record
 that was stopped early holds every setting, with fewer seeds. All on the validation split.
 """
 
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dear import components
 from dear.frozen import hidden_states, paired, train_head
-from dear.log import Record, origin
+from dear.log import Record
 from dear.objectives import Rectified
 from dear.pipeline import Settings, TextToAudio, fingerprint
 from dear.recipes import student_objective
@@ -131,11 +133,15 @@ class Frame:
         lines = (self.runs / "heads" / job.name() / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[-1])["seconds"]
 
+    def task(self, job: Job, scales: tuple[float, ...]) -> tuple[dict, Callable[[], dict]]:
+        """What `Record.make` takes to make a job's line; a head that diverges has no scores."""
+        return job.key() | self.told, partial(self._scored, job, scales)
+
     def do(self, job: Job, scales: tuple[float, ...]) -> dict:
-        """The line of a job: from the record, or by training and scoring now; a head that diverges has no scores."""
-        key = job.key() | self.told
-        if line := self.record.find(key):
-            return line
+        """The line of a job: from the record, or by training and scoring now."""
+        return self.record.make(*self.task(job, scales))
+
+    def _scored(self, job: Job, scales: tuple[float, ...]) -> dict:
         began, found = time.monotonic(), {}
         if self.progress:
             print(f"{job.method}, seed {job.seed}, {job.steps} steps: {job.key()}", flush=True)
@@ -150,8 +156,7 @@ class Frame:
                                                              seed=job.seed % TRY_SEED)
         except FloatingPointError as error:
             found["failed"] = str(error)
-        self.record.append(key | found | {"seconds": round(time.monotonic() - began, 1)} | origin())
-        return self.record.lines[-1]
+        return found | {"seconds": round(time.monotonic() - began, 1)}
 
 
 def scales_of(setting: Try, scales: tuple[float, ...]) -> tuple[float, ...]:
@@ -206,15 +211,14 @@ class Noise:
 
 def controls(frame: Frame) -> Iterator[dict]:
     """Lines of the rendered clips themselves, the floor, and of tokens of noise."""
+    def made(name: str) -> dict:
+        frame.prepare()
+        m = frame.master
+        noise = TextToAudio(m.text, m.backbone, m.head, m.vae, Settings(), objective=Noise())
+        return {"guidance 1": frame.judge.floor() if name == "rendered clips" else frame.judge(noise, guidance_scale=1)}
+
     for name in ("rendered clips", "noise"):
-        key = {"method": name, **frame.told, "batch_size": None}
-        if not frame.record.find(key):
-            frame.prepare()
-            m = frame.master
-            noise = TextToAudio(m.text, m.backbone, m.head, m.vae, Settings(), objective=Noise())
-            found = frame.judge.floor() if name == "rendered clips" else frame.judge(noise, guidance_scale=1.0)
-            frame.record.append(key | {"guidance 1": found} | origin())
-        yield frame.record.find(key)
+        yield frame.record.make({"method": name, **frame.told, "batch_size": None}, partial(made, name))
 
 
 def study_rivals(frame: Frame, *, seeds: int) -> Iterator[dict]:
@@ -223,14 +227,13 @@ def study_rivals(frame: Frame, *, seeds: int) -> Iterator[dict]:
     for m in METHODS:
         for job in tries(frame, m):
             yield frame.do(job, TRY_SCALES)
-    for seed in range(seeds):
-        for m in METHODS:
-            yield frame.do(Job(m.name, tuned(frame, m), seed, frame.steps), SCALES)
+    jobs = [Job(m.name, tuned(frame, m), seed, frame.steps) for seed in range(seeds) for m in METHODS]
+    yield from frame.record.make_all(frame.task(job, SCALES) for job in jobs)
 
 
 def study_heads(frame: Frame, *, seeds: int) -> Iterator[dict]:
     """Lines of all ablations of the energy head; settings that several share are trained once."""
-    for seed in range(seeds):
-        for settings in ablations().values():
-            for setting, changes in settings:
-                yield frame.do(Job("energy", setting, seed, frame.steps, **changes), SCALES)
+    settings = [setting for found in ablations().values() for setting in found]
+    jobs = [Job("energy", setting, seed, frame.steps, **changes)
+            for seed in range(seeds) for setting, changes in settings]
+    yield from frame.record.make_all(frame.task(job, SCALES) for job in jobs)

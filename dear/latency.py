@@ -4,15 +4,16 @@ Quality is drawn way by way, a line each, resumable; the seconds of all ways are
 device, so that they can be compared, and stored with the lines that the study returns.
 """
 
-import json
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from dear import grid
-from dear.log import Record, origin
+from dear.blocks import fastest_device
+from dear.log import Record
 from dear.pipeline import TextToAudio, fingerprint
 from dear.rivals import METHODS
 
@@ -50,22 +51,20 @@ def study_latency(models: Path, runs: Path, record: Path, *, steps: int, caption
             pipes[name, scale] = frame.pipe(*frame.head(job), job, scale)[0]
         return pipes[name, scale]
 
+    def drawn(name: str, scale: float, options: dict) -> dict:
+        frame.prepare()
+        if progress:
+            print(f"{name}: {options}", flush=True)
+        return frame.judge(pipe_of(name, scale), **options)
+
     for name, iterations, calls in ways():
         scale, on_h = _scales(frame, models, name, calls)
         options = {"num_inference_steps": iterations, "sampling_steps": calls, "guidance_scale": on_h}
         key = {"model": name, "weights": weights.get(name, weights["teacher"]), "captions": captions,
                "head_steps": None if name in SHIPPED else steps, "scale": scale, **options}
-        if not lines.find(key):
-            frame.prepare()
-            if progress:
-                print(f"{name}: {iterations} iterations, {calls} calls a token", flush=True)
-            lines.append(key | frame.judge(pipe_of(name, scale), **options) | origin())
-        found.append((name, scale, options, lines.find(key)))
+        found.append((name, scale, options, lines.make(key, partial(drawn, name, scale, options))))
     key = {"timed": [[name, scale, *options.values()] for name, scale, options, _ in found], **weights}
-    if not lines.find(json.loads(json.dumps(key))):
-        frame.prepare()
-        lines.append(key | _timed(found, pipe_of, frame.judge.captions[:BATCH]) | origin())
-    timing = lines.find(json.loads(json.dumps(key)))
+    timing = lines.make(key, lambda: _timed(found, pipe_of, frame))
     return [line | {"seconds_per_clip": told["seconds_per_clip"]}
             for (*_, line), told in zip(found, timing["ways"], strict=True)]
 
@@ -87,14 +86,16 @@ def _scales(frame: grid.Frame, models: Path, name: str, calls: int) -> tuple[flo
     return scale, 1.0 if grid.sees_both(job.setting) else scale
 
 
-def _timed(found: list, pipe_of, captions: list[str]) -> dict:
+def _timed(found: list, pipe_of, frame: grid.Frame) -> dict:
     """Seconds a clip of all ways, text to tokens, each the median of REPEATS, in one run."""
-    told = []
+    frame.prepare()
+    captions, told = frame.judge.captions[:BATCH], []
     for name, scale, options, line in found:
-        pipe, spent = pipe_of(name, scale), []
+        pipe, spent = pipe_of(name, scale).to(fastest_device()), []
         for repeat in range(REPEATS):
+            generator = torch.Generator(fastest_device()).manual_seed(repeat)
             began = time.perf_counter()
-            pipe.tokens(captions, torch.Generator().manual_seed(repeat), **options)
+            pipe.tokens(captions, generator, **options).cpu()  # a GPU is done when they have come
             spent.append((time.perf_counter() - began) / len(captions))
         way = {k: line[k] for k in ("model", "num_inference_steps", "sampling_steps")}
         told.append(way | {"seconds_per_clip": round(median(spent), 5)})

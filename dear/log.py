@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
-from dear.components import beside, write_json
+from dear.components import beside, digest, write_json
 
 
 class Log:
@@ -41,17 +43,22 @@ class Log:
 
 
 class Record:
-    """The lines of a jsonl file, each appended whole; a line that a crash cut short is dropped."""
+    """The lines of a jsonl file, each appended whole; a line that a crash cut short is dropped.
+
+    Several processes may share one: lines are made by `make`, each by one of them.
+    """
 
     def __init__(self, path: Path):
         self.path, self.lines = path, []
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            text = path.read_bytes()
-            whole = text[: text.rfind(b"\n") + 1]
-            if whole != text:
-                os.truncate(path, len(whole))
-            self.lines = [json.loads(line) for line in whole.decode().splitlines()]
+        self.read()
+
+    def read(self) -> int:
+        """Read the lines anew, those that other processes wrote among them; returns how many bytes they are."""
+        text = self.path.read_bytes() if self.path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        self.lines = [json.loads(line) for line in whole.decode().splitlines()]
+        return len(whole)
 
     def find(self, key: dict) -> dict | None:
         """The line that agrees with key in all that key holds, or None."""
@@ -59,13 +66,49 @@ class Record:
 
     def append(self, line: dict) -> None:
         """Write one line with a single call, and have it on disk before going on."""
+        with self._lock("file"):
+            whole = self.read()
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.truncate(file, whole)
+                os.write(file, (json.dumps(line) + "\n").encode())
+                os.fsync(file)
+            finally:
+                os.close(file)
         self.lines.append(json.loads(json.dumps(line)))
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def make(self, key: dict, made: Callable[[], dict], *, wait: bool = True) -> dict | None:
+        """The line of a key: from the record, or key, what `made()` gives and origin, appended now.
+
+        While another process makes it, this one waits for it, or without `wait` gets None.
+        """
+        key = json.loads(json.dumps(key))  # as it is read back
+        if line := self.find(key):
+            return line
         try:
-            os.write(file, (json.dumps(line) + "\n").encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
+            with self._lock(digest([json.dumps(key, sort_keys=True)]), timeout=-1 if wait else 0):
+                self.read()
+                if not self.find(key):
+                    self.append(key | made() | origin())
+                return self.find(key)
+        except Timeout:
+            return None
+
+    def make_all(self, tasks: Iterable[tuple[dict, Callable[[], dict]]]) -> Iterator[dict]:
+        """The lines of all pairs (key, made), as `make` has them; those that other processes are at come last."""
+        theirs = []
+        for key, made in tasks:
+            if line := self.make(key, made, wait=False):
+                yield line
+            else:
+                theirs.append((key, made))
+        for key, made in theirs:
+            yield self.make(key, made)
+
+    def _lock(self, name: str, timeout: float = -1) -> FileLock:
+        folder = self.path.parent / ".locks"
+        folder.mkdir(exist_ok=True)
+        return FileLock(folder / f"{self.path.name}.{name}", timeout)
 
 
 def write_record(path: Path, figures: dict) -> None:

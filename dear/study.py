@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dear import components
+from dear.blocks import fastest_device
 from dear.data.cache import rendered
 from dear.data.soundworld import VERSION
 from dear.evaluation import generate, score
@@ -41,7 +42,7 @@ SAMPLES = 4  # clips a caption, for the spread
 
 
 class Judge:
-    """Scores a model on `captions` captions of the validation split."""
+    """Scores a model on `captions` captions of the validation split; it draws, and stays, on the fastest device."""
 
     def __init__(self, models: Path, captions: int):
         self.oracle = components.load(Oracle, OracleConfig, models / "oracle")
@@ -52,7 +53,7 @@ class Judge:
     def __call__(self, pipe: TextToAudio, **settings) -> dict:
         """Shares of stated attributes that the oracle hears, Frechet distance to 2000 other clips, seconds to draw."""
         began = time.monotonic()
-        mels = generate(pipe, self.captions, progress=False, **settings)
+        mels = generate(pipe.to(fastest_device()), self.captions, progress=False, **settings).cpu()
         return {"draw_seconds": round(time.monotonic() - began, 1)} | self._scores(mels)
 
     def floor(self) -> dict:
@@ -67,7 +68,8 @@ class Judge:
     def spread(self, pipe: TextToAudio, captions: int, **settings) -> float:
         """How far clips of one caption lie apart: mean distance of their oracle features, `SAMPLES` clips each."""
         prompts = [c for c in self.captions[:captions] for _ in range(SAMPLES)]
-        mels = generate(pipe, prompts, progress=False, **settings | {"seed": 1 + settings.get("seed", 0)})
+        settings |= {"seed": 1 + settings.get("seed", 0)}
+        mels = generate(pipe.to(fastest_device()), prompts, progress=False, **settings).cpu()
         return mean_distance(features_of(self.oracle, mels).unflatten(0, (-1, SAMPLES)))
 
 

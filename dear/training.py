@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from tqdm import tqdm
 
+from dear.blocks import fastest_device
 from dear.components import write_tensors
 from dear.log import Log
 from dear.muon import Muon
@@ -212,7 +213,7 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
 
     if items < 1:
         raise ValueError(f"items must be at least 1, got {items}: there is nothing to train on")
-    accelerator, out = Accelerator(), Path(out)
+    accelerator, out = Accelerator(cpu=fastest_device().type == "cpu"), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(module.train(), config, out, accelerator, about or {})
     run.load()

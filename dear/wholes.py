@@ -10,13 +10,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
 from dear.backbone import MaskedTransformer
 from dear.blocks import seeded
 from dear.components import digest
 from dear.generator import Generator
-from dear.log import Record, origin
+from dear.log import Record
 from dear.masking import CLASSROOM_LAW
 from dear.pipeline import Settings, TextToAudio, fingerprint
 from dear.recipes import LATE_LAW, NOISE, SAMPLES, STORED, Workshop, fit, generator_like, student_objective
@@ -47,18 +48,22 @@ def study_wholes(study: str, models: Path, runs: Path, record: Path, *, steps: i
     lines, teacher = Record(record), fingerprint(models / "teacher")
     told = {"steps": steps, "batch_size": SHORT.batch_size, "captions": captions, "teacher": teacher,
             "judge": judged_by(models)}
-    shop = judge = None
+    @cache
+    def tools() -> tuple[Workshop, Judge]:
+        return workshop(models, runs / teacher, data, progress), Judge(models, captions)
+
+    def made(key: dict, setting: dict, seed: int) -> dict:
+        if progress:
+            print(f"{study}: {key}", flush=True)
+        return _scored(*tools(), setting, steps, seed, digest([json.dumps(key)]))
+
+    tasks = []
     for seed in range(seeds):
         for setting in settings_of(study, chosen or {}):
             setting = {"learns_text": False} | setting | {"setting": dataclasses.asdict(setting["setting"])}
             key = json.loads(json.dumps(setting | told | {"seed": seed}))
-            if not lines.find(key):
-                shop = shop or workshop(models, runs / teacher, data, progress)
-                judge = judge or Judge(models, captions)
-                if progress:
-                    print(f"{study}: {key}", flush=True)
-                lines.append(key | _scored(shop, judge, setting, steps, seed, digest([json.dumps(key)])) | origin())
-            yield lines.find(key)
+            tasks.append((key, partial(made, key, setting, seed)))
+    yield from lines.make_all(tasks)
 
 
 def _scored(shop: Workshop, judge: Judge, setting: dict, steps: int, seed: int, mark: str) -> dict:
