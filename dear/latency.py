@@ -4,14 +4,13 @@ Quality is drawn way by way, a line each, resumable; the seconds of all ways are
 device, so that they can be compared, and stored with the lines that the study returns.
 """
 
-import time
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from dear import grid
+from dear.bench import time_calls
 from dear.blocks import fastest_device
 from dear.log import Record
 from dear.pipeline import TextToAudio, fingerprint
@@ -87,16 +86,18 @@ def _scales(frame: grid.Frame, models: Path, name: str, calls: int) -> tuple[flo
 
 
 def _timed(found: list, pipe_of, frame: grid.Frame) -> dict:
-    """Seconds a clip of all ways, text to tokens, each the median of REPEATS, in one run."""
+    """Seconds a clip of all ways, text to tokens, each the median of REPEATS, in one run.
+
+    On one thread of a CPU those that the process computed: what a free core takes, whatever else runs beside.
+    """
     frame.prepare()
-    captions, told = frame.judge.captions[:BATCH], []
+    captions, told, device = frame.judge.captions[:BATCH], [], fastest_device()
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
     for name, scale, options, line in found:
-        pipe, spent = pipe_of(name, scale).to(fastest_device()), []
-        for repeat in range(REPEATS):
-            generator = torch.Generator(fastest_device()).manual_seed(repeat)
-            began = time.perf_counter()
-            pipe.tokens(captions, generator, **options).cpu()  # a GPU is done when they have come
-            spent.append((time.perf_counter() - began) / len(captions))
+        pipe = pipe_of(name, scale).to(device)
+        timing = time_calls(lambda pipe=pipe, options=options: pipe.tokens(
+            captions, torch.Generator(device).manual_seed(0), **options), REPEATS, str(device), at_least=0)
+        seconds = (timing.processor if alone else timing.median) / len(captions)
         way = {k: line[k] for k in ("model", "num_inference_steps", "sampling_steps")}
-        told.append(way | {"seconds_per_clip": round(median(spent), 5)})
+        told.append(way | {"seconds_per_clip": round(seconds, 5)})
     return {"ways": told, "batch": len(captions), "repeats": REPEATS}
