@@ -202,18 +202,28 @@ def study(
 
 @app.command()
 def bench(
-    batch: Annotated[int, typer.Option(help="Clips made at once.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Times that each forward pass is timed, after one to warm up.")] = 3,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Systems whose name holds this; may be given several times; none: all.")
+    what: Annotated[
+        str, typer.Option(help="decode (student and teacher), rivals (published systems at full size) or all.")
+    ] = "all",
+    size: Annotated[
+        list[str] | None, typer.Option(help="Size of decodings, classroom or paper; may be given several times.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Clips made at once; may be given several times; rivals make as many as the first says."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Times that each call is timed, after one to warm up.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Rivals whose name holds this; may be given several times; none: all.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; without it a GPU if there is one.")] = None,
+    seconds: Annotated[float, typer.Option(help="Begin nothing after so many, and say what is left out.")] = 3600,
     record: Annotated[Path | None, typer.Option(help="Also write the figures to this json file.")] = None,
 ):
-    """Time the paper's student, teacher and rivals at full size, with random weights, on one device in one run."""
+    """Time student, teacher and rivals, with random weights, on one device in one run, and explain their cost."""
     from dear.commands import bench as run
 
-    _tell(run, batch, repeats, only or [], device, record)
+    _tell(run, what, size or [], batch or [], repeats, only or [], device, seconds, record)
 
 
 @data.command("write")

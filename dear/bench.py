@@ -1,13 +1,15 @@
 """Seconds a clip of the paper's student, its teacher and its rivals: full-size networks with random weights, one run.
 
 How long a forward pass takes does not depend on what the weights are, so nothing is trained or downloaded. A clip is
-10.24 s at 16 kHz, a latent of 8 x 256 x 16 or 256 tokens of 128; all is float32. Text encoder, VAE and vocoder are left
-out: they are the same for all but AudioLCM and AudioTurbo, which have their own.
+10.24 s at 16 kHz, a latent of 8 x 256 x 16 or 256 tokens of 128; all is of one dtype. Text encoder, VAE and vocoder are
+left out: they are the same for all but AudioLCM and AudioTurbo, which have their own.
 """
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -93,10 +95,28 @@ def materialise(build: Callable[[], nn.Module], device: str = "cpu") -> nn.Modul
     return net
 
 
-def time_calls(call: Callable[[], object], repeats: int = 3, device: str = "cpu", at_least: float = 0.5) -> Timing:
-    """Time `repeats` calls, or more until `at_least` seconds are spent, up to 100; the caller warms up."""
+@contextmanager
+def default_dtype(name: str) -> Iterator[None]:
+    """Make what is made in this block, networks and noise, of a dtype such as "bfloat16"."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def time_calls(
+    call: Callable[[], object], repeats: int = 3, device: str = "cpu", at_least: float = 0.5, at_most: float = math.inf
+) -> Timing:
+    """Time `repeats` calls, or more until `at_least` seconds are spent, up to 100; the caller warms up.
+
+    at_most: seconds after which no further call begins.
+    """
     seconds, computed = [], []
-    while len(seconds) < repeats or (sum(seconds) < at_least and len(seconds) < 100):
+    while not seconds or sum(seconds) < at_most and (
+        len(seconds) < repeats or sum(seconds) < at_least and len(seconds) < 100
+    ):
         _wait(device)
         began, busy = time.perf_counter(), time.process_time()
         call()
@@ -117,11 +137,36 @@ def integrate(sizes: Sequence[int], known: dict[int, float]) -> float:
 
 def measure(systems: Sequence[System], batch: int = 1, repeats: int = 3, device: str = "cpu") -> list[dict]:
     """A row for each system, in their order; networks are built one after the other and never two at a time."""
-    rows = {}
-    for build in dict.fromkeys(system.build for system in systems):
-        group = [system for system in systems if system.build is build]
-        rows |= {row["system"]: row for row in _measure_network(build, group, batch, repeats, device)}
+    found = [row for group in by_network(systems) for row in _measure_network(group, batch, repeats, device)]
+    rows = {row["system"]: row for row in found}
     return [rows[system.name] for system in systems]
+
+
+def survey(figures: dict, systems: Sequence[System], repeats: int, seconds: float, keep: Callable[[], None]) -> None:
+    """Measure into figures["rows"], network by network; keep() is called after each.
+
+    figures: has "ran_on", "dtype", "batch" and "missing", which gets what failed or was not begun within `seconds`.
+    ValueError if nothing at all was timed.
+    """
+    figures["rows"], began = [], time.monotonic()
+    for group in by_network(systems):
+        try:
+            if time.monotonic() - began > seconds:
+                raise ValueError(f"{'; '.join(system.name for system in group)}: not begun within {seconds:.0f} s")
+            with default_dtype(figures["dtype"]):
+                figures["rows"] += measure(group, figures["batch"], repeats, figures["ran_on"])
+        except ValueError as error:
+            figures["missing"].append(str(error))
+            print(error, flush=True)
+        keep()
+    if not figures["rows"] and "decodings" not in figures:
+        raise ValueError("; ".join(figures["missing"]))
+
+
+def by_network(systems: Sequence[System]) -> list[list[System]]:
+    """The systems, those together that share a network."""
+    builds = dict.fromkeys(system.build for system in systems)
+    return [[system for system in systems if system.build is build] for build in builds]
 
 
 def choose(systems: Sequence[System], only: Sequence[str]) -> list[System]:
@@ -157,11 +202,11 @@ def table(rows: Sequence[dict]) -> str:
 
 
 @torch.no_grad()
-def _measure_network(build, group: list[System], batch: int, repeats: int, device: str) -> list[dict]:
+def _measure_network(group: list[System], batch: int, repeats: int, device: str) -> list[dict]:
     """Rows of the systems that share a network; each kind of pass is timed once for all of them."""
     rows, times, gflop, where = [], {}, {}, "building the network"
     try:
-        net = materialise(build, device)
+        net = materialise(group[0].build, device)
         for system in group:
             for at in ((kind, size) for kind, _ in system.clip for size in kind.sizes):
                 if at not in times:

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from dear import audio, components
-from dear.log import write_record
+from dear.log import origin, write_record
 from dear.oracle import Oracle, OracleConfig
 from dear.pipeline import SHIPPED, TextToAudio
 
@@ -19,11 +20,12 @@ STUDENT = {"name": "student", "distillation_weight": 1000.0, "layers": "last", "
 def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, count: int, picture) -> None:
     """Write one wav a clip; say of each what it is and, where the grammar knows the prompt, what the oracle hears."""
     from dear.evaluation import verdict
+    from dear.fast import optimise
 
     several = len(prompts) * count > 1
     if not several and out.suffix.lower() not in (".wav", ".flac"):
         raise ValueError(f"--out must end in .wav or .flac, got {out}")
-    pipe = TextToAudio.from_pretrained(model)
+    pipe = optimise(TextToAudio.from_pretrained(model))
     made = pipe(
         prompts,
         num_inference_steps=iterations,
@@ -225,18 +227,39 @@ def _tell_best(name: str, line: dict) -> None:
           f"Frechet distance {best['frechet']:.0f}")
 
 
-def bench(batch: int, repeats: int, only: list[str], device: str, record) -> None:
-    """Print what each full-size system costs a clip; the record keeps every pass that was timed."""
+def bench(what: str, sizes: list[str], batches: list[int], repeats: int, only: list[str], device: str | None,
+          seconds: float, record: Path | None) -> None:
+    """Print what decodings and rivals cost; the record, rewritten after every row, keeps all that was timed."""
     from dear import bench as benches
+    from dear import cost, speed, targets
+    from dear.blocks import fastest_device
     from dear.fullsize import systems
 
-    if min(batch, repeats) < 1:
-        raise ValueError(f"--batch and --repeats must be at least 1, got {batch} and {repeats}")
-    rows = benches.measure(benches.choose(systems(), only), batch, repeats, device)
-    print(benches.table(rows))
+    if what not in ("all", "decode", "rivals") or set(sizes) - set(cost.SIZES):
+        raise ValueError(f"--what must be all, decode or rivals and --size one of {', '.join(cost.SIZES)}, got {what} "
+                         f"and {', '.join(sizes) or 'none'}")
+    if min([repeats, *batches]) < 1:
+        raise ValueError(f"--batch and --repeats must be at least 1, got {batches} and {repeats}")
+    device, began = device or str(fastest_device()), time.monotonic()
+    gpu = device.startswith("cuda")
+    figures = {"ran_on": device, "threads": torch.get_num_threads(), "dtype": "bfloat16" if gpu else "float32",
+               "batch": batches[0] if batches else 8 if gpu else 1, "missing": [],
+               "left_out": "of the rows of systems: text encoder, VAE, vocoder"}
+    rivals, came = benches.choose(systems(), only) if what != "decode" else [], origin()
+    sizes = sizes or sorted(cost.SIZES, reverse=gpu)  # on a GPU the paper's is what matters, on a CPU it takes long
+
+    def keep() -> None:
+        if record:
+            components.write_json(record, came | figures)
+
+    if what != "rivals":
+        speed.survey(figures, sizes, batches, repeats, seconds, keep)
+    if rivals:
+        benches.survey(figures, rivals, repeats, seconds - (time.monotonic() - began), keep)
+        print(benches.table(figures["rows"]))
+    print(targets.report(figures) if "decodings" in figures else "\n".join(figures["missing"]))
     if record:
-        ran = {"ran_on": device, "threads": torch.get_num_threads(), "dtype": "float32", "batch": batch}
-        write_record(record, ran | {"left_out": "text encoder, VAE, vocoder", "rows": rows})
+        print(f"wrote {record}")
 
 
 def write_data(out: Path, count: int, split: str, seed: int) -> None:

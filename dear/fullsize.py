@@ -35,7 +35,7 @@ def masked_systems(
         return nn.ModuleDict({"backbone": MaskedTransformer(config), **heads})
 
     n = config.tokens
-    backbone = Pass("backbone", "backbone", _backbone, (0, n // 4, n // 2, 3 * n // 4, n - 1))
+    backbone = Pass("backbone", "backbone", backbone_pass, (0, n // 4, n // 2, 3 * n // 4, n - 1))
     places = tuple(size for size in (1, 4, 16, 64, 256) if size < n) + (n,)
     kinds = {
         "AudioDEAR": ("energy head", 1, Energy(), "hidden", {64: 2.61}, "arXiv 2605.00329; one call of the head a "
@@ -46,7 +46,7 @@ def masked_systems(
     }
     found = []
     for name, (part, calls, objective, guidance, paper, note) in kinds.items():
-        head = Pass(part, part, _head(part, 2 if guidance == "prediction" else 1), places)
+        head = Pass(part, part, head_pass(part, 2 if guidance == "prediction" else 1), places)
         for t in iterations:
             shares = decoding_schedule("cosine", t, n)
             known = tuple(accumulate(shares[:-1], initial=0))
@@ -57,21 +57,21 @@ def masked_systems(
     return found
 
 
-def _backbone(net: nn.ModuleDict, known: int, batch: int, device: str) -> Callable[[], Tensor]:
+def backbone_pass(net: nn.ModuleDict, known: int, batch: int, device: str) -> Callable[[], Tensor]:
     """A pass with guidance: the second half of the rows does not see the text."""
     model, rows = net["backbone"], 2 * batch
     c = model.config
     masked = (torch.arange(c.tokens, device=device) >= known).expand(rows, -1)
-    inputs = (_noise(device, rows, c.tokens, c.token_dim), masked, *_text(c, rows, device))
-    drop, pooled = torch.arange(rows, device=device) >= batch, _pooled(c, rows, device)
+    inputs = (noise(device, rows, c.tokens, c.token_dim), masked, *random_text(c, rows, device))
+    drop, pooled = torch.arange(rows, device=device) >= batch, random_pooled(c, rows, device)
     return lambda: model(*inputs, drop, pooled)
 
 
-def _head(part: str, branches: int) -> Callable:
+def head_pass(part: str, branches: int) -> Callable:
     """A pass for `size` tokens of every clip, each of them in so many branches of guidance."""
     def prepare(net: nn.ModuleDict, size: int, batch: int, device: str) -> Callable[[], Tensor]:
         c, rows = net[part].config, branches * size * batch
-        x, cond = _noise(device, rows, c.token_dim), _noise(device, rows, c.cond_dim)
+        x, cond = noise(device, rows, c.noise_dim or c.token_dim), noise(device, rows, c.cond_dim)
         times = [torch.full((rows,), 0.5, device=device)] * c.times
         return lambda: net[part](x, cond, *times)
 
@@ -83,8 +83,8 @@ def _decode(head: str, objective, **options) -> Callable:
     def run(net: nn.ModuleDict, batch: int, device: str) -> Tensor:
         c = net["backbone"].config
         return decoding.decode(
-            net["backbone"], net[head], objective, *_text(c, batch, device), pooled=_pooled(c, batch, device),
-            generator=torch.Generator(device).manual_seed(0), **options,
+            net["backbone"], net[head], objective, *random_text(c, batch, device), **options,
+            pooled=random_pooled(c, batch, device), generator=torch.Generator(device).manual_seed(0),
         )
 
     return run
@@ -111,10 +111,10 @@ def unet_pass(latent: tuple[int, int, int], branches: int, texts: dict[str, tupl
     """
     def prepare(net: nn.Module, size: int, batch: int, device: str) -> Callable[[], tuple[Tensor]]:
         rows = branches * batch
-        inputs = {name: _noise(device, rows, *shape) for name, shape in texts.items()}
+        inputs = {name: noise(device, rows, *shape) for name, shape in texts.items()}
         if weight:
-            inputs["timestep_cond"] = _noise(device, rows, weight)
-        x = _noise(device, rows, *latent)
+            inputs["timestep_cond"] = noise(device, rows, weight)
+        x = noise(device, rows, *latent)
         return lambda: net(x, 500, return_dict=False, **inputs)
 
     return Pass("U-Net x 2" if branches == 2 else "U-Net", "", prepare)
@@ -178,7 +178,7 @@ class ConvBlock(nn.Module):
 def _frames(net: nn.Module, size: int, batch: int, device: str) -> Callable[[], Tensor]:
     """A pass of AudioLCM's network: 312 frames of 20 channels (10 s), and 2 x 77 text vectors."""
     shapes = ((20, 312), (256,), (256,), (2 * WORDS, 1024))
-    inputs = [_noise(device, batch, *shape) for shape in shapes]
+    inputs = [noise(device, batch, *shape) for shape in shapes]
     return lambda: net(*inputs)
 
 
@@ -217,14 +217,14 @@ def systems() -> list[System]:
     ]
 
 
-def _text(c: BackboneConfig, rows: int, device: str) -> tuple[Tensor, Tensor]:
+def random_text(c: BackboneConfig, rows: int, device: str) -> tuple[Tensor, Tensor]:
     length = c.text_length - bool(c.pooled_dim)
-    return _noise(device, rows, length, c.text_dim), torch.ones(rows, length, dtype=torch.bool, device=device)
+    return noise(device, rows, length, c.text_dim), torch.ones(rows, length, dtype=torch.bool, device=device)
 
 
-def _pooled(c: BackboneConfig, rows: int, device: str) -> Tensor | None:
-    return _noise(device, rows, c.pooled_dim) if c.pooled_dim else None
+def random_pooled(c: BackboneConfig, rows: int, device: str) -> Tensor | None:
+    return noise(device, rows, c.pooled_dim) if c.pooled_dim else None
 
 
-def _noise(device: str, *shape: int) -> Tensor:
+def noise(device: str, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator(device).manual_seed(0), device=device)

@@ -156,9 +156,11 @@ class TextToAudio:
         del chosen["objective"], chosen["objective_arguments"]
         vectors, mask = self.text.encode(prompts)
         pooled = self.text.pooled(prompts) if self.backbone.config.pooled_dim else None
-        return decode(
-            self.backbone, self.head, self.objective, vectors, mask, generator=generator, pooled=pooled, **chosen
-        )
+        return self.draw(vectors, mask, generator=generator, pooled=pooled, **chosen)
+
+    def draw(self, text: Tensor, text_mask: Tensor, **options) -> Tensor:
+        """Tokens (B, N, D) of encoded prompts, by `decode`; `dear.fast` has a quicker way to the same."""
+        return decode(self.backbone, self.head, self.objective, text, text_mask, **options)
 
     @torch.no_grad()
     def __call__(

@@ -166,6 +166,14 @@ def test_time_calls_repeats_short_calls_and_stops():
     timing = bench.time_calls(lambda: called.append(0), repeats=3, at_least=60)
     assert timing.repeats == len(called) == 100 and timing.minimum <= timing.median <= timing.maximum
     assert bench.time_calls(lambda: None, repeats=2, at_least=0).repeats == 2
+    assert bench.time_calls(lambda: None, repeats=9, at_most=0).repeats == 1
+
+
+def test_what_is_made_in_a_block_has_its_dtype():
+    with bench.default_dtype("bfloat16"):
+        net = bench.materialise(lambda: nn.Linear(3, 2))
+        assert net.weight.dtype == fullsize.noise("cpu", 4).dtype == torch.bfloat16
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_weights_are_random_and_of_normal_size():
@@ -205,7 +213,8 @@ def test_choosing():
 def test_the_command_prints_a_table_and_writes_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(fullsize, "systems", lambda: [system(sizes=(0, 3), paper_seconds=2.5), system("other")])
     path = tmp_path / "record.json"
-    found = CliRunner().invoke(app, ["bench", "--only", "one", "--repeats", "2", "--batch", "3", "--record", str(path)])
+    found = CliRunner().invoke(app, ["bench", "--what", "rivals", "--only", "one", "--repeats", "2", "--batch", "3",
+                                     "--device", "cpu", "--record", str(path)])
     assert found.exit_code == 0 and "2 layer" in found.output and "other" not in found.output
     record = json.loads(path.read_text())
     assert (record["batch"], record["ran_on"], record["threads"]) == (3, "cpu", torch.get_num_threads())
@@ -214,10 +223,24 @@ def test_the_command_prints_a_table_and_writes_a_record(tmp_path, monkeypatch):
             "passes"} == set(row)
 
 
+def test_a_network_that_fails_costs_no_other(tmp_path, monkeypatch):
+    def missing():
+        raise ImportError("needs something")
+
+    monkeypatch.setattr(fullsize, "systems", lambda: [system("broken", missing), system("sound")])
+    path = tmp_path / "record.json"
+    arguments = ["bench", "--what", "rivals", "--device", "cpu", "--repeats", "1", "--record", str(path)]
+    found, record = CliRunner().invoke(app, arguments), json.loads(path.read_text())
+    assert found.exit_code == 0 and [row["system"] for row in record["rows"]] == ["sound"]
+    assert "needs something" in record["missing"][0] and "needs something" in found.output
+
+
 @pytest.mark.parametrize(("arguments", "told"), [
     (("--batch", "0"), "at least 1"), (("--only", "Bark"), "no system"), (("--device", "abacus"), "failed at"),
+    (("--what", "cats"), "all, decode or rivals"), (("--size", "huge"), "classroom, paper"),
+    (("--seconds", "-1"), "not begun within"),
 ])  # fmt: skip
 def test_the_command_says_what_is_wrong(monkeypatch, arguments, told):
     monkeypatch.setattr(fullsize, "systems", lambda: [system()])
-    found = CliRunner().invoke(app, ["bench", *arguments])
+    found = CliRunner().invoke(app, ["bench", "--what", "rivals", *arguments])
     assert found.exit_code == 1 and told in found.output and "Traceback" not in found.output
