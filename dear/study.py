@@ -114,8 +114,12 @@ def workshop(models: Path, runs: Path, data, progress: bool) -> Workshop:
     out = runs / "models"
     for part in ("vae", "text", "teacher"):
         if not (out / part).exists():
-            with components.beside(out / part) as draft:
-                shutil.copytree(models / part, draft)
+            try:
+                with components.beside(out / part) as draft:
+                    shutil.copytree(models / part, draft)
+            except OSError:  # another process copied the same part first
+                if not (out / part).exists():
+                    raise
     return Workshop(soundworld_clips() if data is None else data, runs, out, progress)
 
 
