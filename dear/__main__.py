@@ -212,7 +212,9 @@ def bench(
         list[int] | None,
         typer.Option(help="Clips made at once; may be given several times; rivals make as many as the first says."),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Times that each call is timed, after one to warm up.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(help="Times that each call is timed, after one to warm up; slow ones fewer, quick ones more.")
+    ] = 3,
     only: Annotated[
         list[str] | None, typer.Option(help="Rivals whose name holds this; may be given several times; none: all.")
     ] = None,

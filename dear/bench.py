@@ -127,6 +127,11 @@ def time_calls(
     return Timing(middle(seconds), min(seconds), max(seconds), middle(computed), len(seconds))
 
 
+def clock_of(device: str) -> str:
+    """Which of a Timing's seconds to believe: on one thread of a CPU its own, whatever else runs beside."""
+    return "processor" if device == "cpu" and torch.get_num_threads() == 1 else "median"
+
+
 def integrate(sizes: Sequence[int], known: dict[int, float]) -> float:
     """Sum of a cost over passes of these sizes, from its value at some sizes, linear between neighbours."""
     at = sorted(known)

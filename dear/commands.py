@@ -242,6 +242,11 @@ def bench(what: str, sizes: list[str], batches: list[int], repeats: int, only: l
         raise ValueError(f"--batch and --repeats must be at least 1, got {batches} and {repeats}")
     device, began = device or str(fastest_device()), time.monotonic()
     gpu = device.startswith("cuda")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"--device {device} cannot be used ({why}); there is always cpu") from None
     figures = {"ran_on": device, "threads": torch.get_num_threads(), "dtype": "bfloat16" if gpu else "float32",
                "batch": batches[0] if batches else 8 if gpu else 1, "missing": [],
                "left_out": "of the rows of systems: text encoder, VAE, vocoder"}

@@ -13,6 +13,7 @@ The passes themselves are in `dear.passes`. On CUDA each is recorded as a graph,
 """
 
 from collections import OrderedDict
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,10 @@ KEPT = 4  # decoders that an optimised pipe keeps, those last used
 
 
 class FastDecoder(Passes):
-    """`decode` for one size of batch and of text and one choice of settings, with everything prepared.
+    """`decode` for one size of batch and one choice of settings, with everything prepared.
 
-    Weights are read when it is built: build it after training, and after moving the nets to their device.
+    Weights are read when it is built: build it after training, and after moving the nets to their device. Graphs read
+    and write tensors of their own, so that one decoder serves one thread.
     """
 
     @torch.no_grad()
@@ -41,7 +43,6 @@ class FastDecoder(Passes):
         objective,
         *,
         batch: int,
-        words: int,
         dtype: torch.dtype | None = None,
         compiled: bool = False,
         graph: bool | None = None,
@@ -56,7 +57,7 @@ class FastDecoder(Passes):
     ):
         """backbone, head, objective, and num_inference_steps and what follows it: as `decode` takes them.
 
-        batch, words: B and L of every text that will come.  dtype: of copies of the nets, None: the nets themselves.
+        batch: B of every text that will come.  dtype: of copies of the nets, None: the nets themselves.
         compiled: fuse small operations with torch.compile, which takes minutes at first.
         graph: record CUDA graphs, None: if it can be, on CUDA with an energy or diffusion objective.
         """
@@ -66,12 +67,11 @@ class FastDecoder(Passes):
             guidance_schedule=guidance_schedule, sampling_steps=sampling_steps, temperature=temperature,
             temperature_schedule=temperature_schedule,
         )
-        self.words = words
         able = backbone.null_text.is_cuda and bool(self.reverse or isinstance(objective, Energy | EnergyAllPairs))
         if graph and not able:
             raise ValueError("graphs are for CUDA and for an objective that draws nothing random between calls of the "
                              f"head, got {backbone.null_text.device} and {type(objective).__name__}")
-        self.graph, self.recorded = able if graph is None else graph, {}
+        self.graph, self.recorded = able if graph is None else graph, OrderedDict()
 
     @torch.no_grad()
     def __call__(
@@ -92,15 +92,14 @@ class FastDecoder(Passes):
     def prepare(self, text: Tensor, text_mask: Tensor, *, generator, pooled=None, order=None) -> Inputs:
         """Check and read the text, and draw all that is random, in the order in which `decode` draws it."""
         net, (batch, count) = self.backbone, (self.batch, self.backbone.config.tokens)
-        if text.shape[:2] != (batch, self.words):
-            raise ValueError(f"this decoder was built for {batch} texts of {self.words} vectors, got "
-                             f"{' x '.join(map(str, text.shape[:2]))}")
-        text, pooled = text.to(self.dtype), None if pooled is None else pooled.to(self.dtype)
+        if len(text) != batch:
+            raise ValueError(f"this decoder was built for {batch} texts at once, got {len(text)}")
         if order is None:
             order = torch.rand(batch, count, generator=generator, device=text.device).argsort(dim=1)
         elif not torch.equal(order.sort(dim=1).values.cpu(), torch.arange(count).expand(batch, -1)):
             raise ValueError(f"order must be ({batch}, {count}) with every position once in each row")
         size = getattr(self.objective, "noise_dim", None) or net.config.token_dim
+        # Drawn in the dtype of the text, as `decode` draws it: other dtypes draw other numbers from the same seed.
         noise = torch.randn(batch, count, size, dtype=text.dtype, generator=generator, device=text.device)
         noise = noise.gather(1, rows_of(noise, order))
         if not hasattr(self.objective, "cooled"):
@@ -108,18 +107,21 @@ class FastDecoder(Passes):
             warmth = torch.tensor(warmth, dtype=torch.promote_types(text.dtype, torch.float32), device=text.device)
             noise = (noise * warmth[:, None]).to(text.dtype)
         z = self.reverse.noise(self.plan, noise, generator) if self.reverse else None
+        text, pooled = text.to(self.dtype), None if pooled is None else pooled.to(self.dtype)
         blank = text.new_empty(batch, count, net.config.token_dim)
         net._check(blank, torch.ones_like(order, dtype=torch.bool), text, text_mask, pooled)
         prefix, words = net._prefix(text, text_mask, None, pooled)
         mask = None if words.all() else F.pad(words, (0, count), value=True)[:, None, None]
-        return Inputs(prefix, mask, order, net.encoder_positions[order], net.decoder_positions[order], noise, z)
+        places = net.encoder_positions[order], net.decoder_positions[order]
+        return Inputs(prefix, mask, order, *places, noise.to(self.dtype), z)
 
     def replay(self, inputs: Inputs) -> Tensor:
-        """What `run` gives, by graphs that are recorded at the first call for a prefix of this length."""
+        """What `run` gives, by graphs recorded at the first call for a prefix of this length; KEPT are kept."""
         kind = inputs.prefix.shape[1], inputs.mask is not None
         with torch.cuda.device(inputs.prefix.device):
             if kind not in self.recorded:
                 self.recorded[kind] = self.record(Inputs(*(part if part is None else part.clone() for part in inputs)))
+            kept(self.recorded, kind)
             graphs, static, state = self.recorded[kind]
             for room, part in zip(static, inputs, strict=True):
                 if part is not None:
@@ -134,7 +136,8 @@ class FastDecoder(Passes):
         One graph for all would have 200,000 kernels for a teacher at paper size; 64 launches cost nothing beside them.
         They may share memory, as they are replayed in turn and only the state passes from one to the next.
         """
-        state, graphs, pool, side = self.state(), [], torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        state, graphs, pool = self.state(), [], torch.cuda.graph_pool_handle()
+        side = _side(static.prefix.device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries choose kernels and ask for workspace, which recording forbids
             for now in self.plan:
@@ -146,10 +149,15 @@ class FastDecoder(Passes):
                 self.iterate(now, static, state)
         return graphs, static, state
 
+
 def optimise(
     pipe: TextToAudio, *, dtype: torch.dtype | None = None, compiled: bool = False, graph: bool | None = None
 ) -> TextToAudio:
-    """A pipe with the parts of this one, whose tokens come from a FastDecoder; see there for the options."""
+    """A pipe with the parts of this one, whose tokens come from a FastDecoder; see there for the options.
+
+    It notices when an optimiser or `load_state_dict` has changed the weights, or when they have moved. Not so a change
+    to their `.data`: build it anew after that.
+    """
     return FastPipe(pipe, dtype, compiled=compiled, graph=graph)
 
 
@@ -160,25 +168,37 @@ class FastPipe(TextToAudio):
         parts = (pipe.text, pipe.backbone, pipe.head, pipe.vae, pipe.settings, pipe.vocoder, pipe.objective)
         super().__init__(*parts)
         self.options, self.decoders, self.dtype = options, OrderedDict(), dtype or pipe.backbone.null_text.dtype
-        self.copy = packed.in_dtype(pipe.backbone, self.dtype)
+        self.mark = self.copy = None
 
-    def to(self, device) -> "FastPipe":
-        """Move all parts to a device, where decoders are built anew."""
-        super().to(device)
-        self.decoders.clear()
-        self.copy = packed.in_dtype(self.backbone, self.dtype)
-        return self
+    def refresh(self) -> None:
+        """Forget all decoders if weights have changed or moved since they were built."""
+        mark = [(p.data_ptr(), p._version) for net in (self.backbone, self.head) for p in net.parameters()]
+        if mark != self.mark:
+            self.decoders.clear()
+            self.mark, self.copy = mark, packed.in_dtype(self.backbone, self.dtype)
 
     def draw(self, text: Tensor, text_mask: Tensor, *, generator, pooled=None, order=None, callback=None, **settings):
         """As TextToAudio.draw; what wants to watch, a callback, gets the plain way."""
         given = {"generator": generator, "pooled": pooled, "order": order}
         if callback is not None:
             return super().draw(text, text_mask, **given, callback=callback, **settings)
-        key = (*text.shape[:2], *sorted(settings.items()))
+        self.refresh()
+        key = (len(text), *sorted(settings.items()))
         if key not in self.decoders:
-            size = {"batch": len(text), "words": text.shape[1], "dtype": self.dtype}
+            size = {"batch": len(text), "dtype": self.dtype}
             self.decoders[key] = FastDecoder(self.copy, self.head, self.objective, **size, **self.options, **settings)
-        self.decoders.move_to_end(key)
-        if len(self.decoders) > KEPT:
-            self.decoders.popitem(last=False)
+        kept(self.decoders, key)
         return self.decoders[key](text, text_mask, **given)
+
+
+def kept(cache: OrderedDict, key) -> None:
+    """Note that a key was used, and drop what was used least recently beyond KEPT."""
+    cache.move_to_end(key)
+    if len(cache) > KEPT:
+        cache.popitem(last=False)
+
+
+@lru_cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """One stream to warm up on: each new one would keep a workspace of its own."""
+    return torch.cuda.Stream(device)

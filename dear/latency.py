@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dear import grid
-from dear.bench import time_calls
+from dear.bench import clock_of, time_calls
 from dear.blocks import fastest_device
 from dear.log import Record
 from dear.pipeline import TextToAudio, fingerprint
@@ -43,11 +43,12 @@ def study_latency(models: Path, runs: Path, record: Path, *, steps: int, caption
     pipes, found = {}, []
 
     def pipe_of(name: str, scale: float) -> TextToAudio:
-        if name in SHIPPED:
-            return pipes.setdefault(name, TextToAudio.from_pretrained(models / name))
         if (name, scale) not in pipes:
-            job = _job(frame, name)
-            pipes[name, scale] = frame.pipe(*frame.head(job), job, scale)[0]
+            if name in SHIPPED:
+                pipes[name, scale] = TextToAudio.from_pretrained(models / name)
+            else:
+                job = _job(frame, name)
+                pipes[name, scale] = frame.pipe(*frame.head(job), job, scale)[0]
         return pipes[name, scale]
 
     def drawn(name: str, scale: float, options: dict) -> dict:
@@ -88,16 +89,15 @@ def _scales(frame: grid.Frame, models: Path, name: str, calls: int) -> tuple[flo
 def _timed(found: list, pipe_of, frame: grid.Frame) -> dict:
     """Seconds a clip of all ways, text to tokens, each the median of REPEATS, in one run.
 
-    On one thread of a CPU those that the process computed: what a free core takes, whatever else runs beside.
+    Which seconds: see `clock_of`.
     """
     frame.prepare()
     captions, told, device = frame.judge.captions[:BATCH], [], fastest_device()
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
     for name, scale, options, line in found:
         pipe = pipe_of(name, scale).to(device)
         timing = time_calls(lambda pipe=pipe, options=options: pipe.tokens(
             captions, torch.Generator(device).manual_seed(0), **options), REPEATS, str(device), at_least=0)
-        seconds = (timing.processor if alone else timing.median) / len(captions)
+        seconds = getattr(timing, clock_of(str(device))) / len(captions)
         way = {k: line[k] for k in ("model", "num_inference_steps", "sampling_steps")}
         told.append(way | {"seconds_per_clip": round(seconds, 5)})
     return {"ways": told, "batch": len(captions), "repeats": REPEATS}

@@ -30,7 +30,7 @@ class BlockWeights(NamedTuple):
 
     @classmethod
     def of(cls, block: nn.Module) -> "BlockWeights":
-        """Those of a backbone.Block, not copied."""
+        """Those of a backbone.Block, on a CPU copied (see `by_columns`)."""
         layers = (block.norm1, block.qkv, block.proj, block.norm2, block.mlp[0], block.mlp[2])
         return cls(*map(pair, layers))
 

@@ -236,7 +236,7 @@ def test_a_network_that_fails_costs_no_other(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (("--batch", "0"), "at least 1"), (("--only", "Bark"), "no system"), (("--device", "abacus"), "failed at"),
+    (("--batch", "0"), "at least 1"), (("--only", "Bark"), "no system"), (("--device", "abacus"), "cannot be used"),
     (("--what", "cats"), "all, decode or rivals"), (("--size", "huge"), "classroom, paper"),
     (("--seconds", "-1"), "not begun within"),
 ])  # fmt: skip

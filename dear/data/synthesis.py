@@ -6,7 +6,6 @@ Each takes (samples, centre frequency in Hz, qualities, numpy generator) and ret
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
 
 SAMPLE_RATE = 16_000
 TOKEN = 1280  # samples: what one token of the models holds
@@ -60,6 +59,8 @@ def _partials(q: Qualities, centre: float) -> np.ndarray:
 
 def _noise(samples: int, low: float, high: float, rng) -> np.ndarray:
     """Noise of the band [low, high] Hz with soft edges."""
+    from scipy import fft  # late, here and below: what only reads captions need not wait for it
+
     size = fft.next_fast_len(samples, real=True)
     spectrum = fft.rfft(rng.standard_normal(size, dtype=np.float32))
     f = np.linspace(0, SAMPLE_RATE / 2, len(spectrum), dtype=np.float32) + 1.0
@@ -210,6 +211,8 @@ def synthesise(kind: str, samples: int, centre: float, qualities: Qualities, rng
 
 def add_room(wave: np.ndarray, rng) -> np.ndarray:
     """Diffuse reverberation of a random room and a faint noise floor (about -52 dB)."""
+    from scipy import fft
+
     tail = int(SAMPLE_RATE * rng.uniform(0.1, 0.3))
     room = rng.standard_normal(tail, dtype=np.float32) * np.exp(-5 * np.arange(tail, dtype=np.float32) / tail)
     room *= rng.uniform(0.05, 0.25) / np.sqrt((room**2).sum())

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import linalg
 
 
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
@@ -22,6 +21,8 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     makes two published distances differ is what a sample is: one embedding a clip (PANNs, FD) or one for each 0.96 s
     (VGGish, FAD).
     """
+    from scipy import linalg  # late: `dear generate` asks this package what it hears, and nothing of scipy
+
     x, y = (np.asarray(v, np.float64) for v in (x, y))
     for name, v in (("x", x), ("y", y)):
         if v.ndim != 2 or len(v) < 2:
