@@ -79,12 +79,11 @@ def training_loss(model: nn.Module, objective, tokens: Tensor, ids: Tensor, word
     drop = torch.rand(batch, generator=generator, device=tokens.device) < text_drop
     states = model(tokens, masked, ids, words, drop)
     h = states[-1]
-    parts = model.module if hasattr(model, "module") else model
-    target = parts.head if average is None else average.head
-    loss = objective.loss(parts.head, tokens[masked], h[masked], generator, target).mean()
+    target = model.head if average is None else average.head
+    loss = objective.loss(model.head, tokens[masked], h[masked], generator, target).mean()
     figures = {"objective": float(loss.detach())}
-    if parts.mean is not None:
-        regression = (parts.mean(h[masked]) - tokens[masked]).square().mean()
+    if model.mean is not None:
+        regression = (model.mean(h[masked]) - tokens[masked]).square().mean()
         figures["mean"] = float(regression.detach())
         loss = loss + mean_weight * regression
     if teacher is None:

@@ -2,6 +2,12 @@
 
 Because no state is carried between steps but the weights and the optimiser's moments, a run that was killed and started
 again takes, on one process and a CPU, exactly the steps that it would have taken.
+
+The batch of a step falls into parts of `batch_size` items: one for each process (torchrun or `accelerate launch` starts
+several), `accumulate` times. Part i of P holds every P-th item from the i-th on and draws its noise from (seed, step, i
+of P); the gradient is the mean over parts. So N processes, or one that accumulates N parts, take the same steps but for
+the order of sums, and so does one process with a batch N times as large if the loss is a mean over items and draws
+nothing. Any of them continues what another began.
 """
 
 import dataclasses
@@ -24,6 +30,7 @@ from dear.components import write_tensors
 from dear.log import Log
 from dear.muon import Muon
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Figures = dict[str, float | Callable[[], float]]
 LossFunction = Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[torch.Tensor, Figures]]
 
@@ -37,6 +44,8 @@ class TrainConfig:
     classroom teacher, 200 validation captions: AdamW at 1.5e-3 had 60 % of the kinds right and a Frechet distance of
     247, with Muon at 3e-3 77 % and 174, with Muon at 6e-3 76 % and 200. Its step took 1.15 to 1.5 times the seconds.
     With `restart` the schedule of the learning rate ends at that step and begins anew (SGDR, arXiv 1608.03983).
+    batch_size: items that a process takes at once; accumulate: how many such batches it takes a step, one after the
+    other. precision: of products within the loss (torch.autocast); weights, moments and averages stay float32.
     """
 
     steps: int = 1000
@@ -52,9 +61,11 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: int = 200
     log_every: int = 20
+    accumulate: int = 1
+    precision: str = "float32"
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "learning_rate", "clip", "checkpoint_every", "log_every"):
+        for name in ("steps", "batch_size", "learning_rate", "clip", "checkpoint_every", "log_every", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.muon < 0:
@@ -63,6 +74,8 @@ class TrainConfig:
             raise ValueError(f"ema must lie in [0, 1) and warmup be 0 or more, got {self.ema} and {self.warmup}")
         if not 0 <= self.restart < self.steps:
             raise ValueError(f"restart must be 0 (none) or a step before the last, got {self.restart} of {self.steps}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
 def batch_indices(step: int, batch_size: int, items: int, seed: int) -> torch.Tensor:
@@ -105,16 +118,53 @@ class Run:
     """Weights, their moving average and the optimiser's moments of one training, saved as one safetensors file."""
 
     def __init__(self, module: nn.Module, config: TrainConfig, out: Path, accelerator, about: dict):
+        from accelerate.utils import broadcast
+
         self.config, self.path, self.accelerator = config, out / "checkpoint.safetensors", accelerator
-        self.settings = json.loads(json.dumps(dataclasses.asdict(config) | about))
-        self.module, *self.optimizers = accelerator.prepare(module, *optimizers(module, config))
-        self.parameters = {n: p for n, p in accelerator.unwrap_model(self.module).named_parameters() if p.requires_grad}
+        self.parts = accelerator.num_processes * config.accumulate
+        # What is stored is the batch of a step, however it is split.
+        settings = dataclasses.asdict(config) | {"batch_size": config.batch_size * self.parts} | about
+        del settings["accumulate"]
+        self.settings = json.loads(json.dumps(settings))
+        # Not wrapped for several processes (`combine` does that part), so that a loss may call any method of it.
+        self.module = module.to(accelerator.device)
+        for tensor in [*module.parameters(), *module.buffers()]:
+            broadcast(tensor.detach())  # all start as the first one
+        self.optimizers = [accelerator.prepare_optimizer(o) for o in optimizers(module, config)]
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.step = 0
 
     def is_logged(self, step: int) -> bool:
         """Whether the figures are written once `step` steps are done."""
         return step % self.config.log_every == 0 or step == self.config.steps
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether the flag is set on any process; all must ask."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum") > 0)
+
+    def everywhere(self, figures: dict[str, float]) -> dict[str, float]:
+        """Means of the figures over all processes, each of which must have the same ones."""
+        mine = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(figures, self.accelerator.reduce(mine, "mean").tolist(), strict=True))
+
+    def combine(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean of the loss () over all processes, and so of the gradients, which are replaced; in one message.
+
+        A parameter that was used nowhere keeps no gradient, as on one process: optimisers leave it alone.
+        """
+        if self.accelerator.num_processes == 1:
+            return value
+        parameters = list(self.parameters.values())
+        used = value.new_tensor([p.grad is not None for p in parameters])
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        sent = torch.cat([value.reshape(1), used, *(grad.flatten() for grad in grads)])
+        value, used, *grads = self.accelerator.reduce(sent, "mean").split([1, len(used), *(g.numel() for g in grads)])
+        for parameter, seen, grad in zip(parameters, used.tolist(), grads, strict=True):
+            parameter.grad = grad.view_as(parameter) if seen else None
+        return value[0]
 
     def average(self) -> None:
         """Move the average one step; its memory grows with the run, so that short runs forget their start."""
@@ -128,7 +178,15 @@ class Run:
         return owner.state[parameter]
 
     def save(self) -> None:
-        """Write the checkpoint beside, then rename; its metadata holds the step and the settings."""
+        """Write the checkpoint beside, then rename; its metadata holds the step and the settings.
+
+        The main process writes, and the others wait: one that begins another training may read what this one left.
+        """
+        if self.accelerator.is_main_process:
+            self._write()
+        self.accelerator.wait_for_everyone()
+
+    def _write(self) -> None:
         state = {f"model.{n}": p for n, p in self.parameters.items()} | {f"ema.{n}": p for n, p in self.ema.items()}
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer_state(parameter).items():
@@ -140,12 +198,14 @@ class Run:
         if not self.path.exists():
             return
         with _opened(self.path) as file:
-            told, mine = json.loads(file.metadata()["config"]), self.settings
+            # A setting that the writer did not know yet had what is the default now.
+            told = {"precision": TrainConfig.precision} | json.loads(file.metadata()["config"])
+            mine = self.settings
             if told != mine:
                 keys = [k for k in told | mine if told.get(k) != mine.get(k)]
                 other = ", ".join(f"{k} {told.get(k)} -> {mine.get(k)}" for k in keys)
-                raise ValueError(f"{self.path} is from a run with other settings ({other}); "
-                                 "use the same settings to continue it, or another output folder")
+                raise ValueError(f"{self.path} is from a run with other settings ({other}); use the same settings to "
+                                 "continue it (batch_size: of a step, over all processes), or another output folder")
             there = set(file.keys())
             shapes = {n: file.get_slice(n).get_shape() for n in there if n.startswith("model.")}
             if shapes != {f"model.{n}": list(p.shape) for n, p in self.parameters.items()}:
@@ -208,6 +268,10 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
 
     Parameters that need no gradient, and buffers, are neither trained nor stored in the checkpoint. Raises ValueError
     if `out` holds a run of other settings or another model, FloatingPointError if loss or gradient are not finite.
+
+    With several processes the loss of each gets the indices of its own parts; `out` is a folder that all of them see,
+    and the main one alone writes there. Ctrl-C on any of them stops all after the same step; a second one ends that
+    process at once, and whoever launched them has to end the rest, as torchrun does.
     """
     from accelerate import Accelerator
 
@@ -225,7 +289,7 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     hidden = not (progress and accelerator.is_main_process)
     bar = tqdm(initial=run.step, total=last, desc=f"training {out.name}", disable=hidden)
     with held_back_interrupt() as interrupted:
-        while run.step < last and not interrupted():
+        while run.step < last and not run.anywhere(interrupted()):
             figures = step(run, loss, items)
             run.step += 1
             bar.update()
@@ -233,40 +297,34 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
                 log.write(run.step, figures)
                 bar.set_postfix_str(f"loss {figures['loss']:.3f}")
             if run.step % config.checkpoint_every == 0 or run.step == last:
-                accelerator.wait_for_everyone()
-                if accelerator.is_main_process:
-                    run.save()
-        if interrupted() and accelerator.is_main_process:
+                run.save()
+        stopped = run.anywhere(interrupted())
+        if stopped:
             run.save()
     bar.close()
-    if interrupted():
+    if stopped:
         raise KeyboardInterrupt
     with torch.no_grad():
         for name, parameter in run.parameters.items():
             parameter.copy_(run.ema[name])
-    return accelerator.unwrap_model(run.module).eval()
+    return run.module.eval()
 
 
 def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
-    """One step: the loss of this process's share of the batch, its gradient, clipped, and the optimiser.
+    """One step: loss and gradient of this process's parts of the batch, their mean over all, clipped; the optimiser.
 
     Returns the figures of the step; nothing has moved if it raises FloatingPointError.
     """
     config, accelerator = run.config, run.accelerator
-    whole = batch_indices(run.step, config.batch_size * accelerator.num_processes, items, config.seed)
-    mine = whole[accelerator.process_index :: accelerator.num_processes]
-    number = (config.seed * 1_000_003 + run.step) * accelerator.num_processes + accelerator.process_index
-    generator = torch.Generator(accelerator.device).manual_seed(number)
     share = rate(run.step, config) / config.learning_rate
     for optimizer, peak in zip(run.optimizers, (config.learning_rate, config.muon), strict=False):
+        optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = share * peak
-    value, figures = loss(run.module, mine, generator)
-    logged = run.is_logged(run.step + 1)
-    figures = {k: v() if callable(v) and logged else v for k, v in figures.items() if logged or not callable(v)}
-    for optimizer in run.optimizers:
-        optimizer.zero_grad()
-    accelerator.backward(value)
+    whole = batch_indices(run.step, config.batch_size * run.parts, items, config.seed)
+    mine = range(accelerator.process_index, run.parts, accelerator.num_processes)
+    values, figures = zip(*(part(run, loss, whole[i :: run.parts], i) for i in mine), strict=True)
+    value = run.combine(sum(values) / config.accumulate)
     norm = accelerator.clip_grad_norm_(run.parameters.values(), config.clip)
     if not (torch.isfinite(value) and torch.isfinite(norm)):
         raise FloatingPointError(f"step {run.step} has the loss {value.item()} and a gradient of norm {norm.item()}; "
@@ -275,4 +333,19 @@ def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
     for optimizer in run.optimizers:
         optimizer.step()
     run.average()
-    return {"loss": float(value.detach()), "gradient_norm": float(norm), **figures}
+    means = {name: sum(row[name] for row in figures) / len(figures) for name in figures[0]}
+    told = {"loss": float(value), "gradient_norm": float(norm), **means}
+    return run.everywhere(told) if run.is_logged(run.step + 1) else told
+
+
+def part(run: Run, loss: LossFunction, indices: torch.Tensor, number: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """Loss () and figures of part `number` of a step, the items `indices` (batch_size,); its gradient is added."""
+    config, device = run.config, run.accelerator.device
+    seed = (config.seed * 1_000_003 + run.step) * run.parts + number
+    # Not Accelerate's mixed precision: it covers `forward` alone, stays on the module and is one for a whole process.
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        value, figures = loss(run.module, indices, torch.Generator(device).manual_seed(seed))
+    logged = run.is_logged(run.step + 1)
+    figures = {k: v() if callable(v) and logged else v for k, v in figures.items() if logged or not callable(v)}
+    run.accelerator.backward(value / config.accumulate)
+    return value.detach(), figures

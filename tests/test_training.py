@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dear.training import TrainConfig, batch_indices, held_back_interrupt, optimizers, rate, train
@@ -201,6 +202,71 @@ def test_stopping_and_going_on_equals_the_whole(whole, tmp_path):
     assert same(weights(fit(tmp_path, module=network(seed=9))), whole[1])
 
 
+def silent_loss(module, indices, generator):
+    """A mean over items that draws nothing."""
+    x = INPUTS[indices]
+    value = (module(x) - x.flip(1)).square().mean()
+    return value, {"index": float(indices.float().mean()), "dear": lambda: float(value.detach())}
+
+
+def test_accumulated_batches_are_one_larger_batch(tmp_path):
+    large, small = replace(CONFIG, batch_size=6), replace(CONFIG, batch_size=2, accumulate=3)
+    wanted = weights(fit(tmp_path / "large", large, function=silent_loss))
+    for a, b in zip(weights(fit(tmp_path / "small", small, function=silent_loss)), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    for row, other in zip(rows(tmp_path / "small"), rows(tmp_path / "large"), strict=True):
+        assert row == pytest.approx(other, rel=1e-4)  # figures are means over the parts
+    # What counts in going on is the batch of a step, however it is split.
+    fit(tmp_path / "mixed", large, function=silent_loss, stop_after=7)
+    for a, b in zip(weights(fit(tmp_path / "mixed", small, function=silent_loss)), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"batch_size 6 -> 4\)"):
+        fit(tmp_path / "mixed", replace(small, accumulate=2))
+
+
+def test_no_two_parts_draw_the_same_noise(tmp_path):
+    seeds = []
+
+    def function(module, indices, generator):
+        seeds.append(generator.initial_seed())
+        return loss(module, indices, generator)
+
+    fit(tmp_path, replace(CONFIG, batch_size=2, accumulate=3), function=function)
+    assert len(set(seeds)) == len(seeds) == 3 * CONFIG.steps
+
+
+def test_bfloat16_is_the_precision_of_products_and_of_nothing_that_stays(tmp_path):
+    kinds = set()
+
+    def function(module, indices, generator):
+        kinds.add(module(INPUTS[indices]).dtype)
+        return loss(module, indices, generator)
+
+    exact = fit(tmp_path / "exact")
+    short = fit(tmp_path / "short", replace(CONFIG, precision="bfloat16"), function=function)
+    assert kinds == {torch.bfloat16} and short(INPUTS).dtype == exact(INPUTS).dtype == torch.float32
+    stored = load_file(tmp_path / "short" / "checkpoint.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    found, wanted = ([row["loss"] for row in rows(tmp_path / name)] for name in ("short", "exact"))
+    assert found == pytest.approx(wanted, rel=0.02) and found != wanted
+    assert not same(weights(short), weights(exact))
+    with pytest.raises(ValueError, match="precision bfloat16 -> float32"):
+        fit(tmp_path / "short")
+
+
+def test_a_run_begun_before_there_were_accumulation_and_precisions_goes_on(whole, tmp_path):
+    fit(tmp_path, stop_after=7)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        told = file.metadata()
+    settings = json.loads(told["config"])
+    assert "accumulate" not in settings and settings.pop("precision") == "float32"
+    save_file(load_file(path), path, told | {"config": json.dumps(settings)})
+    with pytest.raises(ValueError, match="precision float32 -> bfloat16"):
+        fit(tmp_path, replace(CONFIG, precision="bfloat16"))
+    assert same(weights(fit(tmp_path, module=network(seed=9))), whole[1])
+
+
 @pytest.fixture
 def heard_interrupts():
     """Python's own handler: a shell starts what runs in the background with ctrl-C ignored."""
@@ -379,7 +445,7 @@ def test_progress_is_shown_when_wanted(tmp_path, capsys):
 
 
 def test_bad_settings():
-    for name in ("steps", "batch_size", "learning_rate", "clip", "checkpoint_every", "log_every"):
+    for name in ("steps", "batch_size", "learning_rate", "clip", "checkpoint_every", "log_every", "accumulate"):
         with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
             TrainConfig(**{name: 0})
     for wrong in ({"ema": 1.0}, {"ema": -0.1}, {"warmup": -1}):
@@ -387,6 +453,8 @@ def test_bad_settings():
             TrainConfig(**wrong)
     with pytest.raises(ValueError, match="muon must be a learning rate or 0 .none., got -1"):
         TrainConfig(muon=-1)
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'half'"):
+        TrainConfig(precision="half")
     with pytest.raises(ValueError, match="items must be at least 1, got 0"):
         train(network(), loss, 0, CONFIG, "nowhere")
 
