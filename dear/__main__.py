@@ -194,7 +194,10 @@ def study(
     seeds: Annotated[int, typer.Option(help="Trainings of each setting.")] = 2,
     captions: Annotated[int, typer.Option(help="Validation captions that each is scored on.")] = 200,
 ):
-    """Make the records that notebooks read, one line a run. Stop it at any moment; the same command does the rest."""
+    """Make the records that notebooks read, one line a run. Stop it at any moment; the same command does the rest.
+
+    Started several times side by side, the processes share the work; where there is a GPU, it is used.
+    """
     from dear.commands import study as run
 
     _tell(run, what, models, runs, record, steps, seeds, captions)
