@@ -22,10 +22,10 @@ from scipy.optimize import least_squares
 from dear.backbone import BackboneConfig
 from dear.head import HeadConfig
 from dear.masking import decoding_schedule
+from dear.packed import MODULATED
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FEATURES = 256  # of a time, before its embedding
-MODULATED = 1024  # rows of modulations that `dear.fast` makes in one product
 # Small kernels that PyTorch runs beside those of the layers, as counted from one call each.
 AROUND_BACKBONE, AROUND_ITERATION, AROUND_FAST, OF_A_TIME, OF_A_STEP, OF_A_FAST_STEP = 47, 14, 20, 13, 17, 12
 

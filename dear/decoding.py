@@ -1,5 +1,6 @@
 """Iterative parallel decoding: from nothing but a text to all tokens, a few more in every iteration."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -96,6 +97,11 @@ def decode(
         if callback is not None:
             callback(iteration, masked.clone())
     return tokens
+
+
+# The settings of `decode` that another decoder takes as well, with their defaults.
+SETTINGS = {name: p.default for name, p in inspect.signature(decode).parameters.items()
+            if p.default is not p.empty and name not in ("pooled", "order", "callback")}
 
 
 def guided(net: Callable[..., Tensor], w: float) -> Callable[..., Tensor]:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dear import packed
+from dear import decoding, packed
 from dear.backbone import MaskedTransformer
 from dear.objectives.energy import Energy, EnergyAllPairs
 from dear.passes import Inputs, Passes, State, rows_of
@@ -46,27 +46,15 @@ class FastDecoder(Passes):
         dtype: torch.dtype | None = None,
         compiled: bool = False,
         graph: bool | None = None,
-        num_inference_steps: int = 16,
-        decoding_schedule: str = "cosine",
-        guidance_scale: float = 4.0,
-        guidance: str = "hidden",
-        guidance_schedule: str = "constant",
-        sampling_steps: int = 1,
-        temperature: float = 1.0,
-        temperature_schedule: str = "constant",
+        **settings,
     ):
-        """backbone, head, objective, and num_inference_steps and what follows it: as `decode` takes them.
+        """backbone, head, objective, and settings (num_inference_steps and so on): as `decode` takes them.
 
         batch: B of every text that will come.  dtype: of copies of the nets, None: the nets themselves.
         compiled: fuse small operations with torch.compile, which takes minutes at first.
         graph: record CUDA graphs, None: if it can be, on CUDA with an energy or diffusion objective.
         """
-        super().__init__(
-            backbone, head, objective, batch, dtype, compiled, num_inference_steps=num_inference_steps,
-            decoding_schedule=decoding_schedule, guidance_scale=guidance_scale, guidance=guidance,
-            guidance_schedule=guidance_schedule, sampling_steps=sampling_steps, temperature=temperature,
-            temperature_schedule=temperature_schedule,
-        )
+        super().__init__(backbone, head, objective, batch, dtype, compiled, **decoding.SETTINGS | settings)
         able = backbone.null_text.is_cuda and bool(self.reverse or isinstance(objective, Energy | EnergyAllPairs))
         if graph and not able:
             raise ValueError("graphs are for CUDA and for an objective that draws nothing random between calls of the "

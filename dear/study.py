@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shutil
 import time
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from dear.blocks import fastest_device
 from dear.data.cache import rendered
 from dear.data.soundworld import VERSION
 from dear.evaluation import generate, score
-from dear.log import Record, origin
+from dear.log import Record
 from dear.metrics.features import features_of
 from dear.metrics.similarity import mean_distance
 from dear.oracle import Oracle, OracleConfig
@@ -99,14 +100,17 @@ def study_students(study: str, models: Path, runs: Path, record: Path, *, steps:
     """
     lines, teacher = Record(record), fingerprint(models / "teacher")
     keys = [key | {"teacher": teacher} for key in settings_of(study, steps, seeds, captions)]
-    missing = [key for key in keys if not lines.find(key)]
-    if missing:
-        shop = workshop(models, runs / teacher, data, progress)
-        judge = Judge(models, captions)
-        for number, key in enumerate(missing, start=1):
-            if progress:
-                print(f"student {number} of {len(missing)}: {key}", flush=True)
-            lines.append(key | _student(shop, judge, key) | origin())
+
+    @cache
+    def tools() -> tuple[Workshop, Judge]:
+        return workshop(models, runs / teacher, data, progress), Judge(models, captions)
+
+    def made(key: dict) -> dict:
+        if progress:
+            print(f"student {keys.index(key) + 1} of {len(keys)}: {key}", flush=True)
+        return _student(*tools(), key)
+
+    list(lines.make_all((key, partial(made, key)) for key in keys))
     return [lines.find(key) for key in keys]
 
 
@@ -163,23 +167,21 @@ def study_guidance(models: Path, record: Path, *, captions: int, names: tuple[st
     "other" is the other place. The first line is of the rendered clips themselves. "draw_seconds" is the time to draw
     the captions' clips, "seconds" that of everything.
     """
-    lines, judge, keys = Record(record), None, [{"model": "rendered clips", "captions": captions}]
-    if not lines.find(keys[0]):
-        judge = Judge(models, captions)
-        lines.append(keys[0] | judge.floor() | origin())
+    lines, judge = Record(record), cache(lambda: Judge(models, captions))
+
+    def drawn(name: str, pipe: TextToAudio, way: dict) -> dict:
+        began, own = time.monotonic(), pipe.settings.guidance
+        place = own if way["guidance"] == "own" else {"hidden": "prediction", "prediction": "hidden"}[own]
+        options = MODELS[name] | way | {"guidance": place}
+        found = judge()(pipe, **options) | {"spread": judge().spread(pipe, max(1, captions // 8), **options)}
+        if progress:
+            print(f"{name}: {way} Frechet distance {found['frechet']:.0f}, kinds {found['kind']:.2f}", flush=True)
+        return {"place": place} | found | {"seconds": round(time.monotonic() - began, 1)}
+
+    tasks = [({"model": "rendered clips", "captions": captions}, lambda: judge().floor())]
     for name in names:
-        pipe, weights = TextToAudio.from_pretrained(models / name), fingerprint(models / name)
-        for way in ways_to_draw():
-            key = {"model": name, "weights": weights, "captions": captions, **MODELS[name], **way}
-            keys.append(key)
-            if lines.find(key):
-                continue
-            judge, began = judge or Judge(models, captions), time.monotonic()
-            own = pipe.settings.guidance
-            place = own if way["guidance"] == "own" else {"hidden": "prediction", "prediction": "hidden"}[own]
-            options = MODELS[name] | way | {"guidance": place}
-            found = judge(pipe, **options) | {"spread": judge.spread(pipe, max(1, captions // 8), **options)}
-            lines.append(key | {"place": place} | found | {"seconds": round(time.monotonic() - began, 1)} | origin())
-            if progress:
-                print(f"{name}: {way} Frechet distance {found['frechet']:.0f}, kinds {found['kind']:.2f}", flush=True)
-    return [lines.find(key) for key in keys]
+        pipe = TextToAudio.from_pretrained(models / name)
+        told = {"model": name, "weights": fingerprint(models / name), "captions": captions, **MODELS[name]}
+        tasks += [(told | way, partial(drawn, name, pipe, way)) for way in ways_to_draw()]
+    list(lines.make_all(tasks))
+    return [lines.find(key) for key, _ in tasks]
