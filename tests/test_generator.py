@@ -1,6 +1,7 @@
 """The loss of one training step: its terms by hand, and that teacher and student see the same."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ class Spy:
         self.head, self.mean = net.head, net.mean
 
     def __call__(self, *args):
-        self.seen.append([a.clone() for a in args])
+        self.seen.append([a.clone() for a in args if a is not None])
         return self.net(*args)
 
 
@@ -241,3 +242,21 @@ def test_a_network_cannot_grow_smaller_nor_where_that_would_change_it():
     with pytest.raises(ValueError, match="would change its function at once"):
         grown(hidden, 2, 2)
     assert grown(hidden, 3, 1).backbone.config.decoder_layers == 3
+
+
+def test_texts_may_come_as_vectors_of_a_frozen_encoder_with_one_more_for_the_whole(batch):
+    sizes = replace(BACKBONE, pooled_dim=6, text_length=BACKBONE.text_length + 1)
+    net = Generator(None, sizes, HeadConfig(**HEAD), mean=True)  # a new head does not look at h, the mean does
+    tokens, _, words = batch
+    vectors, pooled = torch.randn(3, 3, sizes.text_dim, generator=gen(1)), torch.randn(3, 6, generator=gen(2))
+    told = (tokens, random_mask(8, torch.tensor([3, 5, 8]), gen(1)), vectors, words)
+    drop = torch.tensor([False, False, True])
+    states, others = (net(*told, drop, whole) for whole in (pooled, pooled + 1))
+    torch.testing.assert_close(states[-1], net.backbone(*told, drop, pooled))
+    assert [torch.equal(a, b) for a, b in zip(states[-1], others[-1], strict=True)] == [False, False, True]
+    loss, _ = training_loss(net, Energy(), tokens, vectors, words, gen(3), pooled=pooled)
+    other, _ = training_loss(net, Energy(), tokens, vectors, words, gen(3), pooled=pooled + 1)
+    assert loss != other
+    with pytest.raises(ValueError, match="pooled must be"):
+        training_loss(net, Energy(), tokens, vectors, words, gen(3))
+    assert grown(net, 3, 2).text is None
