@@ -27,7 +27,9 @@ from dear.packed import MODULATED
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FEATURES = 256  # of a time, before its embedding
 # Small kernels that PyTorch runs beside those of the layers, as counted from one call each.
-AROUND_BACKBONE, AROUND_ITERATION, AROUND_FAST, OF_A_TIME, OF_A_STEP, OF_A_FAST_STEP = 47, 14, 20, 13, 17, 12
+AROUND_BACKBONE, AROUND_ITERATION, OF_A_TIME, OF_A_STEP = 47, 14, 13, 17
+# The same of `dear.fast`, as it is and with small operations fused.
+AROUND_FAST, OF_A_WINDOW, OF_A_FAST_STEP = {False: 15, True: 7}, 6, {False: 11, True: 3}
 
 
 @dataclass(frozen=True)
@@ -85,20 +87,25 @@ def pointwise(numbers: float, kernels: int = 1) -> Work:
     return Work(kernels, 0, 0, 2 * kernels * numbers)
 
 
-def attention_block(lengths: Sequence[int], width: int) -> Work:
-    """A transformer block on sequences of these lengths L: 24 L width^2 operations each, and 4 L^2 width to attend."""
+def attention_block(lengths: Sequence[int], width: int, fused: bool = False) -> Work:
+    """A transformer block on sequences of these lengths L: 24 L width^2 operations each, and 4 L^2 width to attend.
+
+    fused: two kernels attend, of which one makes room, and each norm is made with the sum before it.
+    """
     n = sum(lengths)
     layers = linear(n, width, 3 * width) + linear(n, width, width) + linear(n, width, 4 * width)
-    attention = Work(3, 4 * width * sum(length**2 for length in lengths), 0, 4 * n * width)  # two kernels for its mask
-    return layers + linear(n, 4 * width, width) + attention + pointwise(n * width, 4) + pointwise(4 * n * width)
+    attention = Work(2 if fused else 3, 4 * width * sum(length**2 for length in lengths), 0, 4 * n * width)
+    between = Work(2 if fused else 4, 0, 0, 8 * n * width) + pointwise(4 * n * width)
+    return layers + linear(n, 4 * width, width) + attention + between
 
 
-def last_block(lengths: Sequence[int], share: int, width: int) -> Work:
+def last_block(lengths: Sequence[int], share: int, width: int, fused: bool = False) -> Work:
     """A block that computes `share` positions of each sequence and only looks at the others (see `dear.fast`)."""
     n, asked = sum(lengths), share * len(lengths)
     layers = linear(n, width, 2 * width) + linear(asked, width, width) * 2 + linear(asked, width, 4 * width)
-    attention = Work(6, 4 * width * share * n, 0, (2 * asked + 2 * n) * width)
-    return layers + linear(asked, 4 * width, width) + attention + pointwise(asked * width, 8) + pointwise(n * width)
+    attention = Work(2 if fused else 3, 4 * width * share * n, 0, (2 * asked + 2 * n) * width)
+    between = Work(2 if fused else 4, 0, 0, 8 * asked * width) + pointwise(4 * asked * width)
+    return layers + linear(asked, 4 * width, width) + attention + between + pointwise(asked * width, 2)
 
 
 def backbone(c: BackboneConfig, rows: int, known: int, words: int) -> Work:
@@ -113,14 +120,14 @@ def backbone(c: BackboneConfig, rows: int, known: int, words: int) -> Work:
     return work + Work(AROUND_BACKBONE, 0, 0, 10 * rows * c.tokens * w)
 
 
-def fast_backbone(c: BackboneConfig, batch: int, known: int, share: int, words: int) -> Work:
+def fast_backbone(c: BackboneConfig, batch: int, known: int, share: int, words: int, fused: bool) -> Work:
     """The same for `batch` clips in `dear.fast`: one position stands for no text, the last block is for new tokens."""
     w, starts = c.width, (words,) * batch + (1,) * batch
     ends = [start + c.tokens for start in starts]
-    work = linear(batch * share, c.token_dim, w) + _window(c, batch) + last_block(ends, share, w)
-    work += (attention_block([start + known for start in starts], w) + Work(2)) * c.encoder_layers
-    work += (attention_block(ends, w) + Work(2)) * (c.decoder_layers - 1)
-    return work + Work(AROUND_FAST, 0, 0, 10 * batch * c.tokens * w)
+    work = linear(batch * share, c.token_dim, w) + _window(c, batch) + last_block(ends, share, w, fused)
+    work += attention_block([start + known for start in starts], w, fused) * c.encoder_layers
+    work += attention_block(ends, w, fused) * (c.decoder_layers - 1)
+    return work + Work(AROUND_FAST[fused] + OF_A_WINDOW * bool(c.window), 0, 0, 10 * batch * c.tokens * w)
 
 
 def _text(c: BackboneConfig, rows: int, words: int) -> Work:
@@ -142,12 +149,12 @@ def head(c: HeadConfig, rows: int) -> Work:
     return work + linear(rows, w, 2 * w) + linear(rows, w, c.token_dim) + pointwise(rows * w, 4)
 
 
-def fast_head(c: HeadConfig, rows: int, steered: int) -> Work:
+def fast_head(c: HeadConfig, rows: int, steered: int, fused: bool) -> Work:
     """A pass of `dear.fast` for noise of `rows` tokens in `steered` rows of all branches, without its modulations."""
     w = c.width
-    block = linear(steered, w, w) * 2 + pointwise(steered * w, 4)
+    block = linear(steered, w, w) * 2 + Work(2 if fused else 4, 0, 0, 8 * steered * w)
     work = block * c.depth + linear(rows, c.noise_dim or c.token_dim, w) + linear(steered, w, c.token_dim)
-    return work + pointwise(steered * w, 2)
+    return work + Work(1 if fused else 2, 0, 0, 4 * steered * w)
 
 
 def modulations(c: HeadConfig, steered: int, steps: int) -> list[tuple[int, Work]]:
@@ -161,31 +168,36 @@ def modulations(c: HeadConfig, steered: int, steps: int) -> list[tuple[int, Work
     return found + [(1, one(steps % at_once))] * (steps % at_once > 0)
 
 
-def decoding(size: Size, model: str, batch: int, iterations: int, steps: int, path: str = "plain") -> dict[str, list]:
+def decoding(
+    size: Size, model: str, batch: int, iterations: int, steps: int, path: str = "plain", fused: bool = False
+) -> dict[str, list]:
     """Passes of a whole decoding with guidance, by stage, each with how often it runs: {stage: [(times, Work)]}.
 
     model: "student" (one call of the head a token, on mixed hidden states) or "teacher" (`steps` calls, in both
     branches, each with a step of the sampler).  path: "plain" is `dear.decoding.decode`, "optimised" `dear.fast`.
+    fused: of the latter, with small operations compiled.
     """
     c, fast, diffuses = size.backbone, path == "optimised", model == "teacher"
     shares = decoding_schedule("cosine", iterations, c.tokens)
     passes, calls = [(1, _text(c, batch, size.words))] if fast else [], []
     for known, share in zip(accumulate(shares[:-1], initial=0), shares, strict=True):
         rows, around = batch * share, Work(AROUND_ITERATION, 0, 0, 4 * batch * c.tokens * c.width)
-        one = fast_backbone(c, batch, known, share, size.words) if fast else backbone(c, 2 * batch, known, size.words)
+        one = (fast_backbone(c, batch, known, share, size.words, fused) if fast
+               else backbone(c, 2 * batch, known, size.words))
         passes.append((1, one if fast else one + around))
         net, steered = (size.teacher, 2 * rows) if diffuses else (size.student, rows)
-        call = fast_head(net, rows, steered) if fast else head(net, steered)
+        call = fast_head(net, rows, steered, fused) if fast else head(net, steered)
         if diffuses:
-            call += pointwise(rows * c.token_dim, OF_A_FAST_STEP if fast else OF_A_STEP)
+            call += pointwise(rows * c.token_dim, OF_A_FAST_STEP[fused] if fast else OF_A_STEP)
         calls.append((steps, call))
         calls += modulations(net, steered, steps) if fast else []
     return {"backbone": passes, "head": calls}
 
 
 def of_row(row: dict) -> dict[str, list[tuple[int, Work]]]:
-    """`decoding` of a dict with size, model, path, batch, iterations, steps, and tokens where they differ."""
+    """`decoding` of a dict with size, model, path, batch, iterations, steps, and tokens, fused where they differ."""
     told = {name: row[name] for name in ("model", "batch", "iterations", "steps", "path")}
+    told["fused"] = row.get("fused", False)
     return decoding(SIZES[row["size"]].of(row.get("tokens")), **told)
 
 

@@ -13,7 +13,7 @@ The passes themselves are in `dear.passes`. On CUDA each is recorded as a graph,
 """
 
 from collections import OrderedDict
-from functools import lru_cache
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from dear import decoding, packed
 from dear.backbone import MaskedTransformer
+from dear.graphs import kept, record, replayed
 from dear.objectives.energy import Energy, EnergyAllPairs
 from dear.passes import Inputs, Passes, State, rows_of
 from dear.pipeline import TextToAudio
-
-KEPT = 4  # decoders that an optimised pipe keeps, those last used
+from dear.text import TextEncoder
+from dear.text_pretrained import Clap, FlanT5, FlanT5AndClap
 
 
 class FastDecoder(Passes):
@@ -90,8 +91,8 @@ class FastDecoder(Passes):
         # Drawn in the dtype of the text, as `decode` draws it: other dtypes draw other numbers from the same seed.
         noise = torch.randn(batch, count, size, dtype=text.dtype, generator=generator, device=text.device)
         noise = noise.gather(1, rows_of(noise, order))
-        if not hasattr(self.objective, "cooled"):
-            warmth = [now.warmth for now in self.plan for _ in range(now.share)]
+        warmth = [now.warmth for now in self.plan for _ in range(now.share)]
+        if not hasattr(self.objective, "cooled") and set(warmth) != {1}:
             warmth = torch.tensor(warmth, dtype=torch.promote_types(text.dtype, torch.float32), device=text.device)
             noise = (noise * warmth[:, None]).to(text.dtype)
         z = self.reverse.noise(self.plan, noise, generator) if self.reverse else None
@@ -122,26 +123,19 @@ class FastDecoder(Passes):
         """A graph for every iteration, all reading these inputs and writing one state.
 
         One graph for all would have 200,000 kernels for a teacher at paper size; 64 launches cost nothing beside them.
-        They may share memory, as they are replayed in turn and only the state passes from one to the next.
+        Only the state passes from one to the next.
         """
-        state, graphs, pool = self.state(), [], torch.cuda.graph_pool_handle()
-        side = _side(static.prefix.device)
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries choose kernels and ask for workspace, which recording forbids
-            for now in self.plan:
-                self.iterate(now, static, state)
-        torch.cuda.current_stream().wait_stream(side)
-        for now in self.plan:
-            graphs.append(torch.cuda.CUDAGraph())
-            with torch.cuda.graph(graphs[-1], pool=pool):
-                self.iterate(now, static, state)
-        return graphs, static, state
+        state = self.state()
+        calls = [partial(self.iterate, now, static, state) for now in self.plan]
+        return record(calls, static.prefix.device), static, state
 
 
 def optimise(
     pipe: TextToAudio, *, dtype: torch.dtype | None = None, compiled: bool = False, graph: bool | None = None
 ) -> TextToAudio:
     """A pipe with the parts of this one, whose tokens come from a FastDecoder; see there for the options.
+
+    On CUDA the text encoder's passes are recorded as graphs too.
 
     It notices when an optimiser or `load_state_dict` has changed the weights, or when they have moved. Not so a change
     to their `.data`: build it anew after that.
@@ -153,8 +147,10 @@ class FastPipe(TextToAudio):
     """A TextToAudio with a FastDecoder for each of the sizes and settings that it was last asked for."""
 
     def __init__(self, pipe: TextToAudio, dtype: torch.dtype | None = None, **options):
-        parts = (pipe.text, pipe.backbone, pipe.head, pipe.vae, pipe.settings, pipe.vocoder, pipe.objective)
-        super().__init__(*parts)
+        text = pipe.text
+        if options.get("graph") is not False and isinstance(text, TextEncoder | FlanT5 | Clap | FlanT5AndClap):
+            text = replayed(text, options.get("compiled", False))
+        super().__init__(text, pipe.backbone, pipe.head, pipe.vae, pipe.settings, pipe.vocoder, pipe.objective)
         self.options, self.decoders, self.dtype = options, OrderedDict(), dtype or pipe.backbone.null_text.dtype
         self.mark = self.copy = None
 
@@ -177,16 +173,3 @@ class FastPipe(TextToAudio):
             self.decoders[key] = FastDecoder(self.copy, self.head, self.objective, **size, **self.options, **settings)
         kept(self.decoders, key)
         return self.decoders[key](text, text_mask, **given)
-
-
-def kept(cache: OrderedDict, key) -> None:
-    """Note that a key was used, and drop what was used least recently beyond KEPT."""
-    cache.move_to_end(key)
-    if len(cache) > KEPT:
-        cache.popitem(last=False)
-
-
-@lru_cache
-def _side(device: torch.device) -> torch.cuda.Stream:
-    """One stream to warm up on: each new one would keep a workspace of its own."""
-    return torch.cuda.Stream(device)

@@ -6,11 +6,14 @@ R rows, C width of the backbone, W of the head, M = (3 depth + 2) W modulations.
 
 import copy
 import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
 from dear.head import AdaLNHead
 from dear.objectives.diffusion import Diffusion, respaced
@@ -35,43 +38,77 @@ class BlockWeights(NamedTuple):
         return cls(*map(pair, layers))
 
 
-def block(x: Tensor, weights: BlockWeights, heads: int, batch: int, sizes: list[int], mask: Tensor | None) -> Tensor:
-    """backbone.Block on the rows (R, C) of all branches, of which each looks only at its own clip and branch.
+class Rows(NamedTuple):
+    """How a matrix of rows falls into clips: those of the first branch, each with its text, then those of the second.
 
     sizes: rows of each branch.  mask: (B, 1, 1, S) bool, of the first branch; the one without text has no padding.
+    ends: (branches B + 1,) int32, where clips begin and end, if one kernel may attend for all of them, else None.
     """
-    qkv = F.linear(F.layer_norm(x, x.shape[-1:], *weights.norm1), *weights.qkv)
-    parts = [_split_heads(part, batch, heads, 3) for part in qkv.split(sizes)]
-    return finish(x, _attend(parts, mask), weights)
+
+    heads: int
+    batch: int
+    sizes: Sequence[int]
+    mask: Tensor | None
+    ends: Tensor | None
 
 
-def last_block(
-    x: Tensor, weights: BlockWeights, heads: int, batch: int, sizes: list[int], mask: Tensor | None,
-    left: int, share: int,
-) -> Tensor:
-    """`block`, but only for the first `share` of the last `left` positions of each clip: (branches B share, C)."""
-    width, (weight, bias) = x.shape[-1], weights.qkv
-    y = F.layer_norm(x, (width,), *weights.norm1)
-    x, asking = (torch.cat([p.view(batch, -1, width)[:, -left:][:, :share].flatten(0, 1) for p in rows.split(sizes)])
-                 for rows in (x, y))
-    q = F.linear(asking, weight[:width], bias[:width]).chunk(len(sizes))
-    kv = F.linear(y, weight[width:], bias[width:]).split(sizes)
-    parts = [(*_split_heads(mine, batch, heads, 1), *_split_heads(all_, batch, heads, 2))
-             for mine, all_ in zip(q, kv, strict=True)]
-    return finish(x, _attend(parts, mask), weights)
+def enter(branches: list[list[Tensor]], norm: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows (R, C) of all branches, each given as pieces (B, S_i, C) to join, and their norm."""
+    x = torch.cat([torch.cat(pieces, dim=1).flatten(0, 1) for pieces in branches])
+    return x, F.layer_norm(x, x.shape[-1:], *norm)
 
 
-def finish(x: Tensor, mixed: Tensor, weights: BlockWeights) -> Tensor:
-    """The rest of a block on rows (R, C), from what attention has mixed."""
+def reenter(
+    x: Tensor, lengths: Sequence[int], ground: Tensor, unknown: Tensor, placed: int, norm: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What an encoder gave, with the tokens that it has not seen, as the decoder's rows (R, C), and their norm.
+
+    x: (B sum of lengths, C), of each branch the text, then `placed` tokens.  ground: (B, N, C), what is added to the
+    tokens.  unknown: (C,), in place of each that is not known.
+    """
+    batch, branches = len(ground), []
+    for part, length in zip(x.split([batch * length for length in lengths]), lengths, strict=True):
+        front, known = part.view(batch, length, -1).tensor_split([length - placed], dim=1)
+        branches.append([front, known + ground[:, :placed], ground[:, placed:] + unknown])
+    return enter(branches, norm)
+
+
+def attend(y: Tensor, weights: BlockWeights, rows: Rows) -> Tensor:
+    """What attention mixes for each of the rows y (R, C), which look only at their own clip and branch: (R, C)."""
+    q, k, v = F.linear(y, *weights.qkv).unflatten(-1, (3, rows.heads, -1)).unbind(1)
+    return _mix(q, k, v, rows, rows)
+
+
+def attend_to_some(
+    x: Tensor, y: Tensor, weights: BlockWeights, rows: Rows, left: int, some: Rows
+) -> tuple[Tensor, Tensor]:
+    """The same for some rows (R', C), and these of x (R, C): of the last `left` of each clip the first.
+
+    x: what y is the norm of.  some: how the rows that are asked for fall into clips.
+    """
+    width, (weight, bias), share = x.shape[-1], weights.qkv, some.sizes[0] // rows.batch
+    x, asking = (torch.cat([part.view(rows.batch, -1, width)[:, -left:][:, :share].flatten(0, 1)
+                            for part in matrix.split(rows.sizes)]) for matrix in (x, y))
+    q = F.linear(asking, weight[:width], bias[:width]).unflatten(-1, (rows.heads, -1))
+    k, v = F.linear(y, weight[width:], bias[width:]).unflatten(-1, (2, rows.heads, -1)).unbind(1)
+    return x, _mix(q, k, v, some, rows)
+
+
+def finish(
+    x: Tensor, mixed: Tensor, weights: BlockWeights, norm: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The rest of a block on rows (R, C), from what attention has mixed, and the norm that stands after the block."""
     x = x + F.linear(mixed, *weights.proj)
     y = F.linear(F.layer_norm(x, x.shape[-1:], *weights.norm2), *weights.widen)
-    return x + F.linear(F.gelu(y), *weights.narrow)
+    x = x + F.linear(F.gelu(y), *weights.narrow)
+    return x, F.layer_norm(x, x.shape[-1:], *norm)
 
 
 class PackedHead:
     """An AdaLNHead whose modulations are one matrix: a net as objectives take it, in one of few dtypes."""
 
-    def __init__(self, head: AdaLNHead, dtype: torch.dtype):
+    def __init__(self, head: AdaLNHead, dtype: torch.dtype, steer: Callable[..., Tensor]):
+        """steer: `steered`, or compiled."""
         layers = [block.modulation[1] for block in head.blocks] + [head.modulation[1]]
         weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
         scales = bias.view(-1, head.config.width)[1::3]  # shift, scale, gate; the last has no gate
@@ -80,7 +117,7 @@ class PackedHead:
         self.modulation, self.hidden_in = cast((by_columns(weight), bias)), cast(pair(head.hidden_in))
         self.noise_in, self.out = cast(pair(head.noise_in)), cast(pair(head.out))
         self.mlps = [(cast(pair(block.mlp[0])), cast(pair(block.mlp[2]))) for block in head.blocks]
-        self.times, self.main = in_dtype(head.times, dtype), head.config.main
+        self.times, self.main, self.steer = in_dtype(head.times, dtype), head.config.main, steer
 
     def __call__(self, x: Tensor, cond: Tensor, *times: Tensor) -> Tensor:
         """As AdaLNHead with one sample a condition."""
@@ -89,7 +126,7 @@ class PackedHead:
             main, steer = steer, main
         for embed, t in zip(self.times, times, strict=True):
             steer = steer + embed(t)
-        return steered(main, F.linear(F.silu(steer), *self.modulation), self.mlps, self.out)
+        return self.steer(main, F.linear(F.silu(steer), *self.modulation), self.mlps, self.out)
 
 
 def steered(main: Tensor, modulation: Tensor, mlps: list, out: tuple[Tensor, Tensor]) -> Tensor:
@@ -176,12 +213,6 @@ def _terms(prediction: str, now: float, after: float) -> tuple[float, float, flo
     return a, b, math.sqrt(after) * beta / (1 - now), math.sqrt(1 - beta) * (1 - after) / (1 - now)
 
 
-def pack(branches: list[list[Tensor]]) -> tuple[Tensor, list[int]]:
-    """Rows (R, C) of all branches, each given as pieces (B, S_i, C) to join, and how many rows each has."""
-    rows = [torch.cat(pieces, dim=1).flatten(0, 1) for pieces in branches]
-    return torch.cat(rows), [len(part) for part in rows]
-
-
 def in_dtype(net, dtype: torch.dtype):
     """A net, or a copy of it in another dtype; of what has no parameters, itself."""
     if not isinstance(net, nn.Module) or all(p.dtype == dtype for p in net.parameters()):
@@ -189,15 +220,25 @@ def in_dtype(net, dtype: torch.dtype):
     return copy.deepcopy(net).to(dtype)
 
 
-def _split_heads(rows: Tensor, batch: int, heads: int, kinds: int) -> tuple[Tensor, ...]:
-    """Rows (B S, kinds C) to `kinds` tensors (B, heads, S, C / heads)."""
-    return rows.view(batch, -1, kinds, heads, rows.shape[-1] // (kinds * heads)).permute(2, 0, 3, 1, 4).unbind()
+def _mix(q: Tensor, k: Tensor, v: Tensor, asking: Rows, rows: Rows) -> Tensor:
+    """Attention of each clip and branch on its own, (R', C): q of the rows that ask (R', heads, C / heads), k, v (R).
 
-
-def _attend(parts: list[tuple[Tensor, Tensor, Tensor]], mask: Tensor | None) -> Tensor:
-    """Attention of each branch on its own, (R, C): q, k, v (B, heads, S, C / heads), the first under the mask."""
-    mixed = [F.scaled_dot_product_attention(*qkv, attn_mask=None if i else mask) for i, qkv in enumerate(parts)]
+    All at once where a kernel can, which needs CUDA and half the precision; else branch by branch.
+    """
+    if rows.ends is not None:
+        lengths = [max(r.sizes) // r.batch for r in (asking, rows)]
+        return varlen_attn(q, k, v, asking.ends, rows.ends, *lengths).flatten(1)
+    parts = [[part.unflatten(0, (rows.batch, -1)).transpose(1, 2) for part in matrix.split(r.sizes)]
+             for matrix, r in ((q, asking), (k, rows), (v, rows))]
+    mixed = [F.scaled_dot_product_attention(*qkv, attn_mask=None if i else rows.mask)
+             for i, qkv in enumerate(zip(*parts, strict=True))]
     return torch.cat([part.transpose(1, 2).flatten(0, 1).flatten(1) for part in mixed])
+
+
+def ends_of(batch: int, sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Rows.ends of branches with so many rows each."""
+    lengths = [size // batch for size in sizes for _ in range(batch)]
+    return torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32, device=device)
 
 
 def pair(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -75,15 +75,17 @@ class Passes:
         self.backbone = packed.in_dtype(backbone, self.dtype)
         self.encoder, self.decoder = ([packed.BlockWeights.of(block) for block in blocks]
                                       for blocks in (self.backbone.encoder, self.backbone.decoder))
+        # One kernel for clips of several lengths, which is written for CUDA and half the precision only.
+        self.at_once = self.backbone.null_text.is_cuda and self.dtype in (torch.bfloat16, torch.float16)
+        self.ends = {}
         self.token_in = pair(self.backbone.token_in)
+        steps = packed.enter, packed.reenter, packed.finish, packed.steered, packed.reverse_step
+        self.enter, self.reenter, self.finish, steer, self.reverse_step = map(fused, steps) if compiled else steps
         adaptive = isinstance(head, AdaLNHead)
-        self.head = packed.PackedHead(head, self.dtype) if adaptive else packed.in_dtype(head, self.dtype)
+        self.head = packed.PackedHead(head, self.dtype, steer) if adaptive else packed.in_dtype(head, self.dtype)
         self.reverse = None
         if adaptive and head.config.main == "noise" and isinstance(objective, Diffusion):
             self.reverse = packed.Reverse(objective, head, sampling_steps, self.dtype)
-        self.block, self.last_block, self.reverse_step = (
-            fused(step) if compiled else step for step in (packed.block, packed.last_block, packed.reverse_step)
-        )
 
     def state(self) -> State:
         """Room for what the iterations write."""
@@ -106,31 +108,50 @@ class Passes:
             state.around.zero_()
         drawn = self.draw(now, self.hidden(now, inputs, state), inputs, generator).view(self.batch, now.share, -1)
         state.drawn[:, here] = drawn
-        state.known[:, here] = F.linear(drawn, *self.token_in) + inputs.seen[:, here]
+        torch.add(F.linear(drawn, *self.token_in), inputs.seen[:, here], out=state.known[:, here])
         if state.around is not None:
             marked = F.pad(drawn, (0, 1), value=1.0)
             state.around.scatter_(1, rows_of(marked, inputs.order[:, here] + net.config.window), marked)
 
     def hidden(self, now: Iteration, inputs: Inputs, state: State) -> Tensor:
         """Hidden states h of the tokens to draw, (branches B share, C), those with text first."""
-        net, placed = self.backbone, now.placed
-        shape = (net.config.heads, self.batch)
+        net, placed, left = self.backbone, now.placed, self.backbone.config.tokens - now.placed
         fronts = [inputs.prefix, net.null_text.expand(self.batch, 1, -1)][: self.branches]
-        x, sizes = packed.pack([[front, state.known[:, :placed]] for front in fronts])
-        mask = None if inputs.mask is None else inputs.mask[..., : fronts[0].shape[1] + placed]
-        for weights in self.encoder:
-            x = self.block(x, weights, *shape, sizes, mask)
-        x = F.layer_norm(x, x.shape[-1:], *pair(net.encoder_norm))
+        lengths = [front.shape[1] + placed for front in fronts]
+        mask = None if inputs.mask is None else inputs.mask[..., : lengths[0]]
+        both = self.enter([[front, state.known[:, :placed]] for front in fronts], self.encoder[0].norm1)
+        x = self.through(*both, self.rows(lengths, mask), self.encoder, net.encoder_norm)
         ground = self.ground(inputs, state)
-        unknown, rows = ground[:, placed:] + net.mask_embedding, []
-        for part, front in zip(x.split(sizes), fronts, strict=True):
-            front, known = part.view(self.batch, -1, x.shape[-1]).tensor_split([front.shape[1]], dim=1)
-            rows.append([front, known + ground[:, :placed], unknown])
-        x, sizes = packed.pack(rows)
-        for weights in self.decoder[:-1]:
-            x = self.block(x, weights, *shape, sizes, inputs.mask)
-        x = self.last_block(x, self.decoder[-1], *shape, sizes, inputs.mask, net.config.tokens - placed, now.share)
-        return F.layer_norm(x, x.shape[-1:], *pair(net.decoder_norm))
+        both = self.reenter(x, lengths, ground, net.mask_embedding, placed, self.decoder[0].norm1)
+        rows, some = self.rows([length + left for length in lengths], inputs.mask), self.rows([now.share] * len(fronts))
+        return self.through(*both, rows, self.decoder, net.decoder_norm, (left, some))
+
+    def rows(self, lengths: list[int], mask: Tensor | None = None) -> packed.Rows:
+        """How rows fall into clips, of each branch so long; where they end is told to the device once a decoder."""
+        sizes, ends = tuple(self.batch * length for length in lengths), None
+        if self.at_once and mask is None:
+            if sizes not in self.ends:
+                self.ends[sizes] = packed.ends_of(self.batch, sizes, self.backbone.null_text.device)
+            ends = self.ends[sizes]
+        return packed.Rows(self.backbone.config.heads, self.batch, sizes, mask, ends)
+
+    def through(
+        self, x: Tensor, y: Tensor, rows: packed.Rows, blocks: list, norm: nn.Module,
+        some: tuple[int, packed.Rows] | None = None,
+    ) -> Tensor:
+        """The norm of what blocks make of rows x (R, C), y their first norm.
+
+        some: how many positions are left at the end of each clip, and as Rows the first of them, for which alone the
+        last block computes.
+        """
+        norms = [weights.norm1 for weights in blocks[1:]] + [pair(norm)]
+        for i, (weights, after) in enumerate(zip(blocks, norms, strict=True), 1):
+            if some and i == len(blocks):
+                x, mixed = packed.attend_to_some(x, y, weights, rows, *some)
+            else:
+                mixed = packed.attend(y, weights, rows)
+            x, y = self.finish(x, mixed, weights, after)
+        return y
 
     def ground(self, inputs: Inputs, state: State) -> Tensor:
         """What the decoder adds to a token, known or not, (B, N, C): its position and, with a window, what is near."""
@@ -147,7 +168,7 @@ class Passes:
         w = now.w if self.branches == 2 else None
         if w is not None and self.joint:
             h, without = h.chunk(2)
-            h, w = w * h + (1 - w) * without, None
+            h, w = torch.lerp(without, h, w), None  # w h + (1 - w) without
         if self.reverse:
             z = inputs.z[:, self.batch * now.placed : self.batch * (now.placed + now.share)]
             return self.reverse(self.reverse_step, self.head, h, start, z, w)

@@ -1,8 +1,8 @@
 """Student and teacher against the clock: sizes, batches, iterations, diffusion steps, both ways to decode, in one run.
 
 Weights are random and texts of full length, as in `dear.fullsize`. Both models run in one dtype, with guidance, both
-branches in one batch. "plain" is `dear.decoding.decode`, "optimised" is `dear.fast.FastDecoder`; its preparation, once
-a size of batch, is not timed.
+branches in one batch. "plain" is `dear.decoding.decode`, "optimised" is `dear.fast.FastDecoder`, on a GPU with small
+operations fused; its preparation, once a size of batch, is not timed.
 """
 
 import time
@@ -90,7 +90,7 @@ class Lab:
     """A device and a dtype, and the networks of the size that is timed, made when they are asked for."""
 
     def __init__(self, device: str, dtype: str):
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.fuses = device, dtype, device.startswith("cuda")
         self.built, self.nets = None, None
 
     def networks(self, case: Case) -> nn.ModuleDict:
@@ -117,7 +117,7 @@ class Lab:
                 "sampling_steps": steps or case.steps}
         run = partial(decoding.decode, net, head, objective, **told)
         if case.path == "optimised":
-            run = FastDecoder(net, head, objective, batch=batch, **told)
+            run = FastDecoder(net, head, objective, batch=batch, compiled=self.fuses, **told)
         return lambda: run(*text, pooled=pooled, generator=torch.Generator(self.device).manual_seed(0))
 
     def measure(self, case: Case, repeats: int = 3) -> dict:
@@ -132,12 +132,14 @@ class Lab:
         if self.device.startswith("cuda"):  # what the recorded graphs hold is part of a decoding
             before = sum(p.numel() * p.element_size() for p in self.networks(case).parameters())
         timing = time_calls(call, repeats, self.device, at_least=0.3, at_most=LONGEST)
-        return row_of(case, self.dtype, timing) | {"peak_bytes": peak(self.device), "before_bytes": before}
+        fused = self.fuses and case.path == "optimised"
+        return row_of(case, self.dtype, timing, fused=fused) | {"peak_bytes": peak(self.device), "before_bytes": before}
 
 
-def row_of(case: Case, dtype: str, timing: Timing, how: str = "measured") -> dict:
+def row_of(case: Case, dtype: str, timing: Timing, how: str = "measured", fused: bool = False) -> dict:
     """What the record keeps of a decoding; real-time factor: seconds of computing for a second of sound."""
-    row = asdict(case) | {"tokens": case.tokens or cost.SIZES[case.size].backbone.tokens, "dtype": dtype}
+    tokens = case.tokens or cost.SIZES[case.size].backbone.tokens
+    row = asdict(case) | {"tokens": tokens, "dtype": dtype, "fused": fused}
     sound = cost.SIZES[case.size].of(case.tokens).seconds * case.batch
     return row | {"how": how, "seconds": asdict(timing), "seconds_per_clip": timing.median / case.batch,
                   "real_time_factor": timing.median / sound, "flop": cost.flop(row),

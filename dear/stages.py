@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dear import cost, fullsize
 from dear.bench import default_dtype, time_calls
 from dear.fast import optimise
+from dear.graphs import Replayed
 from dear.pipeline import TextToAudio
 
 LONGEST = 4.0  # seconds spent on one row, unless a single run takes longer
@@ -33,7 +34,7 @@ def stages(
     parts = {"backbone, half the tokens known": partial(fullsize.backbone_pass, nets, n // 2)}
     for model, branches in (("student", 1), ("teacher", 2)):
         parts[f"head, {model}, a 16th of the tokens"] = partial(fullsize.head_pass(model, branches), nets, n // 16)
-    parts |= surroundings() if size == "paper" else shipped(device)
+    parts |= surroundings(batch == 1) if size == "paper" else shipped(device)
     for name, prepare in parts.items():
         told = {"size": size, "batch": batch, "stage": name}
         yield told, partial(timed, told, prepare)
@@ -65,22 +66,38 @@ def shipped(device: str) -> dict[str, Callable[[int, str], Callable[[], object]]
                     for path in ("plain", "optimised") for end in ("tokens", "waveform")}
 
 
-def surroundings() -> dict[str, Callable[[int, str], Callable[[], object]]]:
+class Reader(nn.Module):
+    """A text encoder of transformers as a function of token indices and mask (B, L), of which one output is read."""
+
+    def __init__(self, net: nn.Module, output: str):
+        super().__init__()
+        self.net, self.output = net, output
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return getattr(self.net(input_ids=ids, attention_mask=mask), self.output)
+
+
+def surroundings(quick: bool = False) -> dict[str, Callable[[int, str], Callable[[], object]]]:
     """What stands before and after the tokens of AudioDEAR and IMPACT: prepare(batch, device), by the part's name.
 
     Flan-T5 large and CLAP's text encoder read texts of full length; the VAE and the vocoder are those of AudioLDM.
+    quick: the encoders also as `dear.fast` has them, which on a GPU takes half a minute to compile.
     """
-    def t5(batch: int, device: str) -> Callable[[], object]:
+    def t5() -> nn.Module:
         from transformers import T5Config, T5EncoderModel
 
-        net = _made(device, lambda: T5EncoderModel(T5Config(
-            d_model=1024, d_kv=64, d_ff=2816, num_layers=24, num_heads=16, feed_forward_proj="gated-gelu")))
-        return partial(net, _words(batch, device))
+        return Reader(T5EncoderModel(T5Config(
+            d_model=1024, d_kv=64, d_ff=2816, num_layers=24, num_heads=16, feed_forward_proj="gated-gelu",
+        )), "last_hidden_state")
 
-    def clap(batch: int, device: str) -> Callable[[], object]:
+    def clap() -> nn.Module:
         from transformers import ClapTextConfig, ClapTextModelWithProjection
 
-        return partial(_made(device, lambda: ClapTextModelWithProjection(ClapTextConfig())), _words(batch, device))
+        return Reader(ClapTextModelWithProjection(ClapTextConfig()), "text_embeds")
+
+    def read(build: Callable[[], nn.Module], soon: bool, batch: int, device: str) -> Callable[[], object]:
+        net, ids = _made(device, build), torch.full((batch, fullsize.WORDS), 5, device=device)
+        return partial(Replayed(net, device.startswith("cuda")) if soon else net, ids, torch.ones_like(ids))
 
     def vae(batch: int, device: str) -> Callable[[], object]:
         from diffusers import AutoencoderKL
@@ -98,7 +115,9 @@ def surroundings() -> dict[str, Callable[[int, str], Callable[[], object]]]:
             upsample_kernel_sizes=[16, 16, 8, 4, 4], normalize_before=False)))
         return partial(net, fullsize.noise(device, batch, 1024, 64))
 
-    return {"text, Flan-T5": t5, "text, CLAP": clap, "VAE": vae, "vocoder": vocoder}
+    texts = {f"{name}'s text{end}": partial(read, build, soon) for name, build in (("Flan-T5", t5), ("CLAP", clap))
+             for end, soon in (("", False), (", optimised", True))[: 1 + quick]}
+    return texts | {"VAE": vae, "vocoder": vocoder}
 
 
 def _made(device: str, build: Callable[[], nn.Module]) -> nn.Module:
@@ -106,6 +125,3 @@ def _made(device: str, build: Callable[[], nn.Module]) -> nn.Module:
     with torch.device(device):
         return build().eval().requires_grad_(False)
 
-
-def _words(batch: int, device: str) -> Tensor:
-    return torch.full((batch, fullsize.WORDS), 5, device=device)

@@ -1,7 +1,7 @@
 """Captions to vectors with pretrained encoders: Flan-T5 (a vector a token), CLAP (one vector a caption), or both.
 
-The interface is that of `dear.text.TextEncoder`, `encode(captions) -> (vectors, mask)`, and `pooled(captions)` for the
-vector of a whole caption. Axes: B captions, L tokens, E size of a vector.
+The interface is that of `dear.text.TextEncoder`, `encode(captions) -> (vectors, mask)` of at most `longest` vectors a
+caption, and `pooled(captions)` for the vector of a whole caption. Axes: B captions, L tokens, E size of a vector.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,17 @@ class FlanT5(nn.Module):
         super().__init__()
         self.length, self.reference = length, reference(self, name=name, length=length, revision=revision, dtype=dtype)
         self.tokenizer, self.model = load_pretrained("T5EncoderModel", name, revision=revision, dtype=dtype)
-        self.width = self.model.config.d_model
+        self.width, self.longest = self.model.config.d_model, length
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Vectors (B, L, E) and mask (B, L) bool of captions, L the longest of them; ValueError for no sentence."""
         ids, mask = tokenize(self.tokenizer, captions, self.length, self.model.device)
-        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask.bool()
+        return self(ids, mask), mask.bool()
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Vectors (B, L, E) float32 of token indices and mask (B, L) int64."""
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
 
 
 class Clap(nn.Module):
@@ -49,12 +53,15 @@ class Clap(nn.Module):
         self.tokenizer, self.model = load_pretrained(
             "ClapTextModelWithProjection", name, revision=revision, dtype=dtype
         )
-        self.width = self.model.config.projection_dim
+        self.width, self.longest = self.model.config.projection_dim, 1
 
     @torch.no_grad()
     def pooled(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors (B, E) of captions, as `MaskedTransformer` takes them for `pooled`."""
-        ids, mask = tokenize(self.tokenizer, captions, self.length, self.model.device)
+        return self(*tokenize(self.tokenizer, captions, self.length, self.model.device))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors (B, E) float32 of token indices and mask (B, L) int64."""
         return nn.functional.normalize(self.model(input_ids=ids, attention_mask=mask).text_embeds.float(), dim=-1)
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -69,7 +76,7 @@ class FlanT5AndClap(nn.Module):
     def __init__(self, t5: FlanT5, clap: Clap):
         super().__init__()
         self.t5, self.clap, self.reference = t5, clap, reference(self, t5=t5.reference, clap=clap.reference)
-        self.width = t5.width
+        self.width, self.longest = t5.width, t5.longest
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Flan-T5's vectors (B, L, E) and mask (B, L) of captions."""

@@ -1,6 +1,7 @@
 """The cost model: what it counts against torch's own counters, what it predicts against what it was made from."""
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +17,8 @@ SMALL = cost.Size(
     HeadConfig(6, 4, 16, 24, 2), HeadConfig(6, None, 16, 24, 2, 1), 9, 1.0)
 PLAIN = {"size": "paper", "path": "plain", "dtype": "float32"}
 VIEWS = {"view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "_unsafe_view", "split",
-         "detach", "unbind", "alias", "as_strided"}
+         "detach", "unbind", "alias", "as_strided", "flatten", "unflatten", "split_with_sizes", "tensor_split", "chunk",
+         "unfold", "to"}
 
 
 class Kernels(TorchDispatchMode):
@@ -54,14 +56,38 @@ def test_operations_of_the_classroom_with_the_shipped_sizes():
         assert pipe.backbone.config == size.backbone and pipe.head.config == getattr(size, model)
 
 
+@pytest.mark.parametrize("path", ["plain", "optimised"])
 @pytest.mark.parametrize(("model", "steps"), [("student", 1), ("teacher", 5)])
-def test_kernels_are_about_those_that_torch_runs(small, model, steps):
-    case = Case("classroom", model, "plain", 3, 8, steps)
+def test_kernels_are_about_those_that_torch_runs(small, path, model, steps):
+    case = Case("classroom", model, path, 3, 8, steps)
     call = Lab("cpu", "float32").decoder(case)
     call()
     with Kernels() as kernels:
         call()
     assert cost.total(cost.of_row(vars(case))).kernels == pytest.approx(kernels.count, rel=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fused kernels are counted on a GPU")
+def test_fused_kernels_are_about_those_that_a_gpu_runs():
+    from torch.profiler import ProfilerActivity, profile
+
+    case = Case("paper", "student", "optimised", 1, 16)
+    call = Lab("cuda", "bfloat16").decoder(case)
+    call()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        call()
+        torch.cuda.synchronize()
+    ran = sum(row.count for row in found.key_averages())
+    assert cost.total(cost.of_row(vars(case) | {"fused": True})).kernels == pytest.approx(ran, rel=0.1)
+
+
+def test_fewer_kernels_move_as_much():
+    plain, fused = (cost.attention_block([5, 7], 16, fused) for fused in (False, True))
+    assert (plain.kernels, fused.kernels) == (12, 9) and plain.flop == fused.flop
+    rows = [PLAIN | {"path": "optimised", "model": "teacher", "batch": 1, "iterations": 4, "steps": 3, "fused": fused}
+            for fused in (False, True)]
+    assert cost.flop(rows[0]) == cost.flop(rows[1])
+    assert cost.total(cost.of_row(rows[1])).kernels < 0.9 * cost.total(cost.of_row(rows[0])).kernels
 
 
 def test_work_adds_up():

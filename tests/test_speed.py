@@ -132,18 +132,18 @@ def test_targets_are_met_missed_or_unmeasured():
     machine = cost.Machine("a card", 5e-6, 9e14, 4e12)
     seconds = (1, 0.2, 9, 2, 0.02, 60)
     rows = [row(case, SECONDS | {"median": s}) for case, s in zip(speed.TARGETED, seconds, strict=True)]
-    texts = [{"size": "paper", "batch": 1, "stage": "text, CLAP", "seconds": SECONDS | {"median": 0.001}}]
+    texts = [{"size": "paper", "batch": 1, "stage": "CLAP's text, optimised", "seconds": SECONDS | {"median": 0.001}}]
     found = targets.targets(rows, texts, machine, "median", True)
     assert [t["met"] for t in found] == [True, None, True, True, True, False]
     assert [t["found"] for t in found[:5]] == pytest.approx([9, 10, 45, 0.02, 0.021])
     absent = targets.targets(rows, [], machine, "processor", False)  # rows of a CPU say nothing of a card
     assert all(t["found"] is None and t["met"] is None for t in absent)
-    assert all(t["predicted_for_an_H200"] > 0 for t in absent[:6] if "plainly" not in t["target"])
+    assert all(t["predicted_for_an_H200"] > 0 for t in absent[:6] if "encoders" not in t["target"])
     assert "not measured here (wanted >= 8.5); the cost model expects" in targets.told(absent[0])
 
 
 def test_the_command_times_decodings_and_stages_and_keeps_what_it_has(tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(stages, "surroundings", lambda: {"VAE": lambda batch, device: lambda: None})
+    monkeypatch.setattr(stages, "surroundings", lambda quick: {"VAE": lambda batch, device: lambda: None})
     path, cases = tmp_path / "speed.json", [Case("classroom", "student", path, batch, 4)
                                             for path in ("plain", "optimised") for batch in (1, 2, 3)]
     monkeypatch.setattr(speed, "grid", lambda *_: cases)
