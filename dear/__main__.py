@@ -1,4 +1,4 @@
-"""The command line: dear generate | train | evaluate | listen | study | bench | data | demo."""
+"""The command line: dear generate | train | evaluate | listen | study | bench | budget | data | demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -76,12 +76,15 @@ def demo(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="oracle, vae, texture, text, teacher, student, or all that is shipped.")],
+    part: Annotated[
+        str,
+        typer.Argument(help="oracle, vae, texture, text, teacher, student, or all that is shipped; of shards pretrain "
+                       "(the teacher's first stage, without texts), teacher, student, or all three."),
+    ],
     source: Annotated[
         str,
-        typer.Option(
-            "--data", help="soundworld (synthetic, made on the spot) or a folder of recordings with a captions.csv."
-        ),
+        typer.Option("--data", help="soundworld (synthetic, made on the spot), a folder of recordings with a "
+                     "captions.csv, or a folder of shards that `dear data prepare` wrote."),
     ] = "soundworld",
     out: Annotated[Path, typer.Option(help="Folder for the finished models.")] = Path("models"),
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.jsonl.")] = Path("runs"),
@@ -100,11 +103,33 @@ def train(
     freeze: Annotated[bool, typer.Option(help="Student: train the head alone, on the teacher's backbone.")] = False,
     guided: Annotated[
         float | None,
-        typer.Option(help="Student: learn from what the teacher draws with this guidance instead of from the data."),
+        typer.Option(help="Student, not of shards: learn what the teacher draws with this guidance, not the data."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    config: Annotated[
+        str, typer.Option(help="Shards: small (takes any sizes, for a CPU) or paper (the published system).")
+    ] = "small",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Shards: clips that a process takes at once; the batch of a step stays the configuration's."),
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="Shards: where their VAE is, if their manifest does not say it or it has moved.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Shards: where their text encoder is, likewise, as `dear data prepare` takes it."),
+    ] = None,
+    vocoder: Annotated[
+        str | None,
+        typer.Option(help="Shards: vocoder of the finished models, a folder or hub name with a HiFi-GAN, as "
+                     "cvssp/audioldm-s-full-v2; none: Griffin-Lim."),
+    ] = None,
 ):
-    """Train a part. Stop it at any moment (ctrl-C); the same command continues it."""
+    """Train a part. Stop it at any moment (ctrl-C); the same command continues it.
+
+    Under torchrun (torchrun --nproc-per-node 8 -m dear train ...) several processes share the work.
+    """
     from dear.commands import train as run
 
     _tell(
@@ -122,6 +147,7 @@ def train(
         from_scratch=from_scratch,
         freeze=freeze,
         guided=guided,
+        shards={"config": config, "batch_size": batch_size, "vae": vae, "text": tuple(text or ()), "vocoder": vocoder},
     )
 
 
@@ -206,14 +232,17 @@ def study(
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Option(help="decode (student and teacher), rivals (published systems at full size) or all.")
+        str,
+        typer.Option(help="decode (student and teacher), rivals (published systems at full size), all of these, or "
+                     "training (steps of teacher and student, and the preparation of their data)."),
     ] = "all",
     size: Annotated[
-        list[str] | None, typer.Option(help="Size of decodings, classroom or paper; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Size of decodings or trainings, classroom or paper; may be given several times."),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="Clips made at once; may be given several times; rivals make as many as the first says."),
+        typer.Option(help="Clips at once; may be given several times; rivals make as many as the first says."),
     ] = None,
     repeats: Annotated[
         int, typer.Option(help="Times that each call is timed, after one to warm up; slow ones fewer, quick ones more.")
@@ -229,6 +258,34 @@ def bench(
     from dear.commands import bench as run
 
     _tell(run, what, size or [], batch or [], repeats, only or [], device, seconds, record)
+
+
+@app.command()
+def budget(
+    record: Annotated[
+        Path | None, typer.Option(help="What `dear bench --what training --size paper` wrote on your device.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs of a machine.")] = 8,
+    machines: Annotated[int, typer.Option(help="Number of machines.")] = 1,
+    inside: Annotated[
+        str, typer.Option(help="Link of the GPUs of a machine: NVLink 4, NVLink 3, PCIe 5 or PCIe 4.")
+    ] = "NVLink 4",
+    network: Annotated[
+        str, typer.Option(help="Network between machines: 100 Gb/s, 200 Gb/s, 400 Gb/s or 8 x 400 Gb/s.")
+    ] = "400 Gb/s",
+    batch: Annotated[int, typer.Option(help="Clips of a step, over all GPUs.")] = 2048,
+    pretrain_steps: Annotated[int, typer.Option(help="Steps of the teacher without texts (not published).")] = 60_000,
+    teacher_steps: Annotated[int, typer.Option(help="Steps of the teacher with texts (not published).")] = 120_000,
+    student_steps: Annotated[int, typer.Option(help="Steps of the student (not published).")] = 60_000,
+):
+    """Say what training the paper's system takes: GPU hours, hours, disk, traffic, and what more GPUs bring.
+
+    From the speed that a record holds; all else is arithmetic, and what is assumed is said.
+    """
+    from dear.commands import budget as run
+
+    _tell(run, record, gpus=gpus, machines=machines, inside=inside, between=network, batch=batch,
+          steps=(pretrain_steps, teacher_steps, student_steps))
 
 
 @data.command("write")

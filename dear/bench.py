@@ -16,12 +16,14 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 SPREAD = ("median", "minimum", "maximum", "processor")
 # torch counts the attention of every GPU kernel, and misses that of the CPU's.
 UNCOUNTED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)),
 }
 
 
@@ -194,16 +196,20 @@ def table(rows: Sequence[dict]) -> str:
         first = [timed for timed in row["passes"] if timed["name"] == next(iter(counts))]
         lines.append((
             row["system"], f"{row['parameters'] / 1e6:.0f}", ", ".join(f"{n} {name}" for name, n in counts.items()),
-            _spread(first[len(first) // 2]), _spread(clip), f"{clip['processor']:.3g}", row["how"],
+            spread(first[len(first) // 2]), spread(clip), f"{clip['processor']:.3g}", row["how"],
             f"{row['gflop_per_clip']:.0f}", "" if paper is None else f"{paper:g}",
         ))
         remarks.append(f"{row['system']}: {row['note']}")
         if "relative_difference" in row:
             wall, cpu = (100 * row["relative_difference"][name] for name in ("median", "processor"))
             remarks[-1] += f"; the sum of its passes is {wall:+.1f} % off the whole, in CPU seconds {cpu:+.1f} %"
+    return "\n".join([*aligned(lines), *remarks])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text in columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, *remarks])
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 @torch.no_grad()
@@ -261,7 +267,8 @@ def _row(system: System, parameters: int, times: dict, gflop: dict, whole: Timin
     }
 
 
-def _spread(seconds: dict) -> str:
+def spread(seconds: dict) -> str:
+    """The seconds of a Timing as text: median [minimum, maximum]."""
     return "{median:.3g} [{minimum:.3g}, {maximum:.3g}]".format(**seconds)
 
 

@@ -15,6 +15,7 @@ from dear.pipeline import SHIPPED, TextToAudio
 
 STUDENT = {"name": "student", "distillation_weight": 1000.0, "layers": "last", "from_scratch": False, "freeze": False,
            "guided": None}
+SHARDS = {"config": "small", "batch_size": None, "vae": None, "text": (), "vocoder": None}
 
 
 def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, count: int, picture) -> None:
@@ -55,15 +56,23 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
         print(f"{picture}: log-mels")
 
 
-def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: int, **student) -> None:
+def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: int, shards: dict, **student) -> None:
     """Train one part, or all in their order; of SoundWorld, all makes the students that are shipped."""
-    from dear import recipes
+    from dear import processes, recipes
+    from dear.data.manifest import FILE
 
     every, synthetic = part == "all", source == "soundworld"
-    if part not in (*recipes.PARTS, "all"):
-        raise ValueError(f"the part to train must be one of {', '.join(recipes.PARTS)} or all, got {part!r}")
     if steps is not None and steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
+    if (Path(source) / FILE).is_file():
+        _train_shards(part, Path(source), out, runs, steps, held_out, seed, shards, student)
+        return
+    if part not in (*recipes.PARTS, "all"):
+        raise ValueError(f"the part to train must be one of {', '.join(recipes.PARTS)} or all, got {part!r}; pretrain "
+                         "is for --data with shards")
+    if shards != SHARDS:
+        raise ValueError("--config, --batch-size, --vae, --text, --vocoder: only for --data with shards, which `dear "
+                         f"data prepare` writes; {source} has no {FILE}")
     if held_out is not None and synthetic:
         raise ValueError("--held-out is for recordings: SoundWorld's test clips are never trained on")
     if part != "student" and student != STUDENT:
@@ -71,24 +80,49 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
         raise ValueError(f"{options}: only for `dear train student`")
     if part == "oracle" and not synthetic:
         raise ValueError("the oracle reads SoundWorld's labels, which recordings do not have")
-    shop = recipes.Workshop(None if part == "oracle" else _source(source, held_out), runs, out)
+    speaks = processes.is_main()
+    shop = recipes.Workshop(None if part == "oracle" else _source(source, held_out, speaks), runs, out, speaks)
     names = [part]
     if every:
         names = [name for name in recipes.PARTS if synthetic or name != "oracle"]
     jobs = [(name, recipes.PARTS[name][1], {}) for name in names]
     if every and synthetic:
         jobs[-1:] = [("student", config, {"name": name} | more) for name, (config, more) in recipes.STUDENTS.items()]
-    elif every:
+    elif every and speaks:
         print("oracle: skipped, it reads SoundWorld's labels, which recordings do not have")
     for name, config, options in jobs:
         run = recipes.PARTS[name][0]
         config = replace(config, seed=seed, **({} if steps is None else {"steps": steps, "restart": 0}))
         folder = run(shop, config, **({**student, **options} if name == "student" else {}))
         log = runs / ({**student, **options}["name"] if name == "student" else name)
-        print(f"{name}: finished; model in {folder}, checkpoint and metrics.jsonl in {log}")
+        if speaks:
+            print(f"{name}: finished; model in {folder}, checkpoint and metrics.jsonl in {log}")
 
 
-def _source(source: str, held_out):
+def _train_shards(part: str, folder: Path, out: Path, runs: Path, steps, held_out, seed: int, shards: dict,
+                  student: dict) -> None:
+    """Train a stage of the paper's system, or all three in their order."""
+    from dear import paper
+    from dear.shop import open_shop
+
+    if part not in (*paper.STAGES, "all"):
+        raise ValueError(f"the part to train from shards must be one of {', '.join(paper.STAGES)} or all, got {part!r}")
+    if held_out is not None or student["guided"] is not None:
+        raise ValueError("--held-out and --guided are not for shards: a clip is left out when they are made, and a "
+                         "student learns from the data")
+    if part in ("pretrain", "teacher") and student != STUDENT:
+        raise ValueError("--name, --distillation, --layers, --from-scratch, --freeze: only for a student")
+    if shards["config"] not in paper.RECIPES:
+        raise ValueError(f"--config must be one of {', '.join(paper.RECIPES)}, got {shards['config']!r}")
+    recipe, options = paper.RECIPES[shards["config"]], {k: v for k, v in student.items() if k != "guided"}
+    shop = open_shop(folder, runs, out, **{key: shards[key] for key in ("vae", "text", "vocoder")})
+    for stage in paper.STAGES if part == "all" else (part,):
+        made = paper.train_stage(shop, recipe, stage, seed=seed, steps=steps, at_once=shards["batch_size"],
+                                 **(options if stage == "student" else {}))
+        shop.say(f"{stage}: finished; model in {made}, checkpoint and metrics.jsonl in {runs / made.name}")
+
+
+def _source(source: str, held_out, speaks: bool):
     from dear import recipes
 
     if source == "soundworld":
@@ -96,13 +130,13 @@ def _source(source: str, held_out):
     from dear.data.folder import AudioFolder
     from dear.recordings import CROPS, RecordedMels
 
-    folder = AudioFolder(source, crops_per_clip=CROPS, progress=True)
-    for problem in folder.problems:
-        print(f"note: {problem}")
+    folder = AudioFolder(source, crops_per_clip=CROPS, progress=speaks)
+    said = [f"note: {problem}" for problem in folder.problems]
     if held_out is not None:
         folder, rest = folder.split("fold", held_out)
-        print(f"held out: {len(rest)} crops whose fold is {held_out}")
-    print(f"training on {len(folder)} crops of 2.56 s")
+        said.append(f"held out: {len(rest)} crops whose fold is {held_out}")
+    if speaks:
+        print(*said, f"training on {len(folder)} crops of 2.56 s", sep="\n")
     return RecordedMels(folder)
 
 
@@ -229,15 +263,15 @@ def _tell_best(name: str, line: dict) -> None:
 
 def bench(what: str, sizes: list[str], batches: list[int], repeats: int, only: list[str], device: str | None,
           seconds: float, record: Path | None) -> None:
-    """Print what decodings and rivals cost; the record, rewritten after every row, keeps all that was timed."""
+    """Print what decodings and rivals, or trainings, cost; the record, rewritten after every row, keeps all of them."""
     from dear import bench as benches
-    from dear import cost, speed, targets
+    from dear import cost, speed, targets, train_cost
     from dear.blocks import fastest_device
     from dear.fullsize import systems
 
-    if what not in ("all", "decode", "rivals") or set(sizes) - set(cost.SIZES):
-        raise ValueError(f"--what must be all, decode or rivals and --size one of {', '.join(cost.SIZES)}, got {what} "
-                         f"and {', '.join(sizes) or 'none'}")
+    if what not in ("all", "decode", "rivals", "training") or set(sizes) - set(cost.SIZES):
+        raise ValueError(f"--what must be training, all, decode or rivals and --size one of {', '.join(cost.SIZES)}, "
+                         f"got {what} and {', '.join(sizes) or 'none'}")
     if min([repeats, *batches]) < 1:
         raise ValueError(f"--batch and --repeats must be at least 1, got {batches} and {repeats}")
     device, began = device or str(fastest_device()), time.monotonic()
@@ -250,21 +284,34 @@ def bench(what: str, sizes: list[str], batches: list[int], repeats: int, only: l
     figures = {"ran_on": device, "threads": torch.get_num_threads(), "dtype": "bfloat16" if gpu else "float32",
                "batch": batches[0] if batches else 8 if gpu else 1, "missing": [],
                "left_out": "of the rows of systems: text encoder, VAE, vocoder"}
-    rivals, came = benches.choose(systems(), only) if what != "decode" else [], origin()
+    rivals, came = benches.choose(systems(), only) if what in ("all", "rivals") else [], origin()
     sizes = sizes or sorted(cost.SIZES, reverse=gpu)  # on a GPU the paper's is what matters, on a CPU it takes long
 
     def keep() -> None:
         if record:
             components.write_json(record, came | figures)
 
-    if what != "rivals":
+    if what == "training":
+        train_cost.survey(figures, sizes, batches, repeats, seconds, keep)
+    elif what != "rivals":
         speed.survey(figures, sizes, batches, repeats, seconds, keep)
     if rivals:
         benches.survey(figures, rivals, repeats, seconds - (time.monotonic() - began), keep)
         print(benches.table(figures["rows"]))
-    print(targets.report(figures) if "decodings" in figures else "\n".join(figures["missing"]))
+    if what == "training":
+        print(train_cost.report(figures))
+    else:
+        print(targets.report(figures) if "decodings" in figures else "\n".join(figures["missing"]))
     if record:
         print(f"wrote {record}")
+
+
+def budget(record: Path | None, **plan) -> None:
+    """Print what training the paper's system takes."""
+    from dear.budget import read, report
+    from dear.scaling import Plan
+
+    print(report(read(record), Plan(**plan)))
 
 
 def write_data(out: Path, count: int, split: str, seed: int) -> None:
@@ -329,9 +376,9 @@ def prepare_data(kind: str, folder: Path, out: Path, vae: str, text: list[str], 
     from dear.data.shards import prepare
 
     corpus = _corpus(kind, folder, hours, seed, False, **options)
-    encoders = partial(load_encoders, vae, tuple(text), device)
+    encoders, named = partial(load_encoders, vae, tuple(text), device), {"vae": vae, "text": text}
     try:
-        made = prepare(corpus, out, encoders, seed=seed, limit=options.get("limit", LIMIT), **settings)
+        made = prepare(corpus, out, encoders, seed=seed, limit=options.get("limit", LIMIT), named=named, **settings)
     except KeyboardInterrupt as stopped:
         print(stopped)
         raise

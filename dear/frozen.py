@@ -12,6 +12,7 @@ from dear.blocks import fastest_device
 from dear.components import digest, write_tensors
 from dear.data.latents import Latents, stored
 from dear.masking import training_mask
+from dear.text import read_captions
 from dear.training import TrainConfig, train
 
 BATCH = 64  # clips at once
@@ -71,9 +72,10 @@ def hidden_states(master, latents: Latents, path: Path, *, seed: int = 0, progre
         indices = torch.arange(start, min(start + BATCH, len(latents)))
         tokens = latents.draw(indices, generator)
         masked = training_mask(*tokens.shape[:2], generator)
-        text, words = master.text.encode([latents.captions[i] for i in indices.tolist()])
+        captions = [latents.captions[i] for i in indices.tolist()]
+        text, words, pooled = read_captions(master.text, captions, master.backbone.config.pooled_dim > 0)
         states = [master.backbone(tokens.to(device), masked.to(device), text, words,
-                                  torch.full((len(tokens),), drop, device=device)).cpu()[masked]
+                                  torch.full((len(tokens),), drop, device=device), pooled).cpu()[masked]
                   for drop in (False, True)]
         rows.append([part.half() for part in (*states, latents.mean[indices][masked], latents.std[indices][masked])])
     names = ("h", "null", "mean", "std")

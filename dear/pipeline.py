@@ -18,7 +18,7 @@ from dear.head import AdaLNHead, HeadConfig
 from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
 from dear.pretrained import from_reference
-from dear.text import TextConfig, TextEncoder
+from dear.text import TextConfig, TextEncoder, read_captions
 from dear.text_pretrained import Clap, FlanT5, FlanT5AndClap
 from dear.vae import VAE, VAEConfig
 from dear.vae_pretrained import PretrainedVAE
@@ -154,8 +154,7 @@ class TextToAudio:
         """Tokens (B, N, D) drawn for prompts; keyword settings override those of the model (see `decode`)."""
         chosen = dataclasses.asdict(self.settings) | {k: v for k, v in settings.items() if v is not None}
         del chosen["objective"], chosen["objective_arguments"]
-        vectors, mask = self.text.encode(prompts)
-        pooled = self.text.pooled(prompts) if self.backbone.config.pooled_dim else None
+        vectors, mask, pooled = read_captions(self.text, prompts, self.backbone.config.pooled_dim > 0)
         return self.draw(vectors, mask, generator=generator, pooled=pooled, **chosen)
 
     def draw(self, text: Tensor, text_mask: Tensor, **options) -> Tensor:

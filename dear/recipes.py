@@ -1,6 +1,7 @@
 """What `dear train` runs: oracle, VAE, text encoder, teacher and student, resumable, on SoundWorld or recordings."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dear.objectives.diffusion import Diffusion
 from dear.objectives.energy import Energy
 from dear.oracle import Oracle, OracleConfig, oracle_loss
 from dear.pipeline import Settings, TextToAudio, fingerprint
+from dear.processes import main_first, on_main
 from dear.text import TextConfig, TextEncoder, vocabulary_of
 from dear.training import TrainConfig, train
 from dear.vae import VAE, VAEConfig, texture_loss, vae_loss
@@ -54,7 +56,7 @@ class Workshop:
 
     data: `len`, `captions` and `log_mels(indices)` -> (B, 256, 64), as RenderedSplit and RecordedMels have them; None
     for the oracle, which has clips of its own. Trainings run where Accelerate puts them; data stay on the CPU, and the
-    loss of a step moves its batch to the generator's device.
+    loss of a step moves its batch to the generator's device. Of several processes the main one makes every file first.
     """
 
     data: object
@@ -69,15 +71,22 @@ class Workshop:
     def latents(self) -> tuple[VAE, Latents]:
         """The finished VAE and the data in its latents."""
         vae = components.load(VAE, VAEConfig, self.out / "vae")
-        return vae, prepare(vae, self.data, self.runs / "latents.safetensors", self.progress)
+        with main_first():
+            return vae, prepare(vae, self.data, self.runs / "latents.safetensors", self.progress)
+
+    def save(self, network, folder: Path, dtype: torch.dtype | None = None) -> Path:
+        """Save a network by `components.save`, once it is finished; returns the folder."""
+        on_main(lambda: components.save(network, folder, dtype))
+        return folder
 
 
 def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> Path:
     """Train the oracle on SoundWorld's split of its own, clips and twins."""
-    data, twins = (
-        rendered("oracle", TRAIN_CLIPS, twins=t, processes=os.cpu_count() or 1, progress=shop.progress)
-        for t in (False, True)
-    )
+    with main_first():
+        data, twins = (
+            rendered("oracle", TRAIN_CLIPS, twins=t, processes=os.cpu_count() or 1, progress=shop.progress)
+            for t in (False, True)
+        )
     labels, qualities = torch.from_numpy(data.labels), torch.from_numpy(data.qualities)
 
     def loss(oracle, indices, generator):
@@ -87,8 +96,7 @@ def train_oracle(shop: Workshop, config: TrainConfig = ORACLE) -> Path:
     with seeded(config.seed):
         oracle = Oracle(OracleConfig())
     oracle = shop.train(oracle, loss, len(data), config, "oracle")
-    components.save(oracle, shop.out / "oracle", torch.float16)
-    return shop.out / "oracle"
+    return shop.save(oracle, shop.out / "oracle", torch.float16)
 
 
 def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> Path:
@@ -101,8 +109,7 @@ def train_vae(shop: Workshop, config: TrainConfig = VAE_RUN) -> Path:
         vae = VAE(VAEConfig())
     vae = shop.train(vae, loss, len(shop.data), config, "vae", about={"data": data_fingerprint(shop.data)})
     vae.cpu().fit_scale(shop.data.log_mels(range(min(1024, len(shop.data)))))
-    components.save(vae, shop.out / "vae", torch.float16)
-    return shop.out / "vae"
+    return shop.save(vae, shop.out / "vae", torch.float16)
 
 
 def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> Path:
@@ -114,8 +121,7 @@ def train_texture(shop: Workshop, config: TrainConfig = TEXTURE) -> Path:
         return texture_loss(vae, *_there(generator, shop.data.log_mels(indices)), generator)
 
     vae = shop.train(vae, loss, len(shop.data), config, "texture", about={"data": data_fingerprint(shop.data, vae)})
-    components.save(vae, shop.out / "vae", torch.float16)
-    return shop.out / "vae"
+    return shop.save(vae, shop.out / "vae", torch.float16)
 
 
 def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
@@ -135,8 +141,7 @@ def train_text(shop: Workshop, config: TrainConfig = TEXT) -> Path:
         return contrastive_loss(audio, text, pair.log_scale.exp()), {"found": float(found.float().mean())}
 
     pair = shop.train(pair, loss, len(latents), config, "text", about={"data": latents.fingerprint})
-    components.save(pair.text, shop.runs / "text" / "encoder")
-    return shop.runs / "text" / "encoder"
+    return shop.save(pair.text, shop.runs / "text" / "encoder")
 
 
 def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
@@ -165,7 +170,7 @@ def train_teacher(shop: Workshop, config: TrainConfig = TEACHER) -> Path:
         model = fit(shop, model, Diffusion(**TARGET), latents, further, GROWN_RUN, mask_law=LATE_LAW, **told)
     settings = Settings("diffusion", "prediction", guidance_scale=2.5, sampling_steps=100, temperature=FIRST,
                         temperature_schedule="linear", objective_arguments=TARGET)
-    components.save(model.text, shop.out / "text", STORED)
+    shop.save(model.text, shop.out / "text", STORED)
     return _save(shop, model, vae, settings, "teacher")
 
 
@@ -189,29 +194,18 @@ def train_student(
     targets by what the teacher draws with that guidance (`teacher_draws`); less guidance of its own is then left to
     choose.
     """
-    if freeze and from_scratch:
-        raise ValueError("a backbone that starts from scratch must learn: choose freeze or from_scratch")
-    others = [part for part in (*PARTS, GROWN_RUN) if part != "student"]
-    if name in others or Path(name).name != name or not name.strip("."):
-        raise ValueError(f"a student's name must be a folder's name and none of {', '.join(others)}, got {name!r}")
-    if layers not in ("last", "all"):
-        raise ValueError(f"layers must be 'last' or 'all', got {layers!r}")
+    check_student(name, layers, from_scratch, freeze, [part for part in (*PARTS, GROWN_RUN) if part != "student"])
     vae, latents = shop.latents()
     data = latents.fingerprint  # of what the targets were made from, also where draws take their place
     master, objective = TextToAudio.from_pretrained(shop.out / "teacher"), student_objective(vae, latents)
     with seeded(config.seed):
-        teacher, model = generator_like(master, times=1), generator_like(master, times=0, **NOISE)
-        if from_scratch:
-            model.backbone = type(model.backbone)(master.backbone.config)
-            model.backbone.decoder_norm.load_state_dict(master.backbone.decoder_norm.state_dict())
-    teacher.head.load_state_dict(master.head.state_dict())
-    model.text.requires_grad_(False)
-    model.backbone.requires_grad_(not freeze)
+        teacher, model = begin_student(master, from_scratch, freeze, **NOISE)
     if guided is not None:
-        latents = teacher_draws(master, latents, shop.runs / "draws.safetensors", guidance_scale=guided,
-                                temperature=COOL, seed=config.seed, progress=shop.progress)
+        with main_first():
+            latents = teacher_draws(master, latents, shop.runs / "draws.safetensors", guidance_scale=guided,
+                                    temperature=COOL, seed=config.seed, progress=shop.progress)
     distillation = {} if freeze else {
-        "teacher": teacher.eval().requires_grad_(False), "distillation_weight": distillation_weight, "layers": layers,
+        "teacher": teacher, "distillation_weight": distillation_weight, "layers": layers,
     }  # fmt: skip
     about = {"distillation_weight": distillation_weight, "layers": layers, "from_scratch": from_scratch,
              "freeze": freeze, "guided": guided, "teacher": fingerprint(shop.out / "teacher"), "data": data}
@@ -219,6 +213,29 @@ def train_student(
     shared = {"backbone": "../teacher/backbone"} if freeze else {}
     settings = Settings(guidance_scale=2.0 if guided is None else 1.5, objective_arguments=NOISE)
     return _save(shop, model, vae, settings, name, shared)
+
+
+def check_student(name: str, layers: str, from_scratch: bool, freeze: bool, taken: Sequence[str]) -> None:
+    """ValueError for options of a student that do not go together, or for a name that is another model's (`taken`)."""
+    if freeze and from_scratch:
+        raise ValueError("a backbone that starts from scratch must learn: choose freeze or from_scratch")
+    if name in taken or Path(name).name != name or not name.strip("."):
+        raise ValueError(f"a student's name must be a folder's name and none of {', '.join(taken)}, got {name!r}")
+    if layers not in ("last", "all"):
+        raise ValueError(f"layers must be 'last' or 'all', got {layers!r}")
+
+
+def begin_student(master, from_scratch: bool, freeze: bool, **changes) -> tuple[Generator, Generator]:
+    """The frozen teacher, and a student at its start, as `train_student` says; changes: of the student's head."""
+    teacher, model = generator_like(master, times=1), generator_like(master, times=0, **changes)
+    if from_scratch:
+        model.backbone = type(model.backbone)(master.backbone.config)
+        model.backbone.decoder_norm.load_state_dict(master.backbone.decoder_norm.state_dict())
+    teacher.head.load_state_dict(master.head.state_dict())
+    if model.text is not None:
+        model.text.requires_grad_(False)
+    model.backbone.requires_grad_(not freeze)
+    return teacher.eval().requires_grad_(False), model
 
 
 def student_objective(vae: VAE, latents: Latents) -> Energy:
@@ -233,11 +250,12 @@ def student_objective(vae: VAE, latents: Latents) -> Energy:
     return Energy(samples=SAMPLES, **NOISE, weights=weights / weights.square().mean().sqrt())
 
 
-def generator_like(master: TextToAudio, times: int, **changes) -> Generator:
-    """A Generator that starts as a model's text encoder and backbone, with a new head of as many times."""
+def generator_like(master: TextToAudio | Generator, times: int, **changes) -> Generator:
+    """A Generator that starts as a model's backbone and, if any, text encoder, with a new head of so many times."""
     head = replace(master.head.config, times=times, **changes)
-    model = Generator(master.text.config, master.backbone.config, head)
-    model.text.load_state_dict(master.text.state_dict())
+    model = Generator(None if master.text is None else master.text.config, master.backbone.config, head)
+    if master.text is not None:
+        model.text.load_state_dict(master.text.state_dict())
     model.backbone.load_state_dict(master.backbone.state_dict())
     return model
 
@@ -273,13 +291,15 @@ def _save(
     shop: Workshop, model: Generator, vae: VAE, settings: Settings, name: str, shared: dict[str, str] | None = None
 ) -> Path:
     pipe = TextToAudio(model.text, model.backbone, model.head, vae, settings)
-    pipe.save_pretrained(shop.out / name, STORED, shared={"text": "../text", "vae": "../vae"} | (shared or {}))
+    shared = {"text": "../text", "vae": "../vae"} | (shared or {})
+    on_main(lambda: pipe.save_pretrained(shop.out / name, STORED, shared=shared))
     return shop.out / name
 
 
 def soundworld_clips():
     """The clips that everything shipped is trained on."""
-    return rendered("train", TRAIN_CLIPS, processes=os.cpu_count() or 1)
+    with main_first():
+        return rendered("train", TRAIN_CLIPS, processes=os.cpu_count() or 1)
 
 
 # In this order, each reading what those before it have finished. A function returns the folder of what it made.

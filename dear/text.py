@@ -60,6 +60,11 @@ class TextEncoder(nn.Module):
             ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), True
         return ids, mask
 
+    @property
+    def longest(self) -> int:
+        """The most vectors that `encode` gives of a caption."""
+        return self.config.length
+
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Vectors (B, L, E) and mask (B, L) of captions on the encoder's device; see `tokenize` for what it refuses."""
         ids, mask = (x.to(self.positions.device) for x in self.tokenize(captions))
@@ -85,6 +90,11 @@ class TextEncoder(nn.Module):
     def _nearest(self, word: str) -> str:
         near = difflib.get_close_matches(word, self.config.vocabulary, n=3, cutoff=0.6)
         return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def read_captions(text: nn.Module, captions: Sequence[str], pooled: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Vectors (B, L, E), mask (B, L) and, if `pooled`, one more vector (B, P) of captions, as a backbone takes them."""
+    return *text.encode(captions), text.pooled(captions) if pooled else None
 
 
 def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:

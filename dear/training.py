@@ -15,9 +15,11 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -33,6 +35,7 @@ from dear.muon import Muon
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Figures = dict[str, float | Callable[[], float]]
 LossFunction = Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[torch.Tensor, Figures]]
+Order = Callable[[int, int], torch.Tensor]  # indices (batch_size,) of a step, given step and batch_size
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,8 @@ def held_back_interrupt():
 
 def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig, out: str | Path, *,
           progress: bool = True, stop_after: int | None = None, about: dict | None = None,
-          average: nn.Module | None = None) -> nn.Module:
+          average: nn.Module | None = None, order: Order | None = None,
+          read: Callable[[torch.Tensor], object] | None = None) -> nn.Module:
     """Train `module` in place and return it holding the moving average of its weights.
 
     `loss(module, indices, generator)` gives the mean loss of the items `indices` (of 0..items-1) and figures to log; a
@@ -265,6 +269,10 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     ends early after that many steps of the plan (the schedule is kept). `about` (json) says what else makes the run
     what it is, what its loss was built with for example: a run about something else does not continue it. `average`, a
     copy of `module`, becomes the moving average itself, at every step, for a loss that learns from it.
+
+    `order(step, batch_size)` gives the indices of a step in place of `batch_indices`. `read(indices)` makes of the
+    indices of a part what the loss gets in their place; a thread does so for the next part while the loss has this one,
+    and an error in it is raised where that part's turn comes.
 
     Parameters that need no gradient, and buffers, are neither trained nor stored in the checkpoint. Raises ValueError
     if `out` holds a run of other settings or another model, FloatingPointError if loss or gradient are not finite.
@@ -288,9 +296,10 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     hidden = not (progress and accelerator.is_main_process)
     bar = tqdm(initial=run.step, total=last, desc=f"training {out.name}", disable=hidden)
-    with held_back_interrupt() as interrupted:
+    parts = parts_of(run, order or permuted(items, config), last)
+    with held_back_interrupt() as interrupted, closing(read_ahead(read, parts) if read else parts) as parts:
         while run.step < last and not run.anywhere(interrupted()):
-            figures = step(run, loss, items)
+            figures = advance(run, loss, parts)
             run.step += 1
             bar.update()
             if run.is_logged(run.step):
@@ -310,7 +319,44 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     return run.module.eval()
 
 
+def permuted(items: int, config: TrainConfig) -> Order:
+    """The order of `batch_indices` over so many items."""
+    return lambda step, batch_size: batch_indices(step, batch_size, items, config.seed)
+
+
+def parts_of(run: Run, order: Order, last: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Number and indices (batch_size,) of each of this process's parts, from the run's step to that before `last`."""
+    mine = range(run.accelerator.process_index, run.parts, run.accelerator.num_processes)
+    for step in range(run.step, last):
+        whole = order(step, run.config.batch_size * run.parts)
+        for i in mine:
+            yield i, whole[i :: run.parts]
+
+
+def read_ahead(read: Callable[[torch.Tensor], object],
+               parts: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, object]]:
+    """Number and read(indices) of each part, in their order; a thread reads one part while the one before is used.
+
+    What `read` raises is raised here, in that part's place. The thread ends with the iterator.
+    """
+    pool, coming = ThreadPoolExecutor(1, "reading"), None
+    try:
+        for number, indices in parts:
+            now, coming = coming, (number, pool.submit(read, indices))
+            if now:
+                yield now[0], now[1].result()
+        if coming:
+            yield coming[0], coming[1].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
+    """One step by itself, on what `batch_indices` gives of so many items; see `advance`."""
+    return advance(run, loss, parts_of(run, permuted(items, run.config), run.step + 1))
+
+
+def advance(run: Run, loss: LossFunction, parts: Iterator[tuple[int, object]]) -> dict[str, float]:
     """One step: loss and gradient of this process's parts of the batch, their mean over all, clipped; the optimiser.
 
     Returns the figures of the step; nothing has moved if it raises FloatingPointError.
@@ -321,9 +367,8 @@ def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
         optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = share * peak
-    whole = batch_indices(run.step, config.batch_size * run.parts, items, config.seed)
-    mine = range(accelerator.process_index, run.parts, accelerator.num_processes)
-    values, figures = zip(*(part(run, loss, whole[i :: run.parts], i) for i in mine), strict=True)
+    mine = (part(run, loss, batch, number) for number, batch in islice(parts, config.accumulate))
+    values, figures = zip(*mine, strict=True)
     value = run.combine(sum(values) / config.accumulate)
     norm = accelerator.clip_grad_norm_(run.parameters.values(), config.clip)
     if not (torch.isfinite(value) and torch.isfinite(norm)):
@@ -338,13 +383,13 @@ def step(run: Run, loss: LossFunction, items: int) -> dict[str, float]:
     return run.everywhere(told) if run.is_logged(run.step + 1) else told
 
 
-def part(run: Run, loss: LossFunction, indices: torch.Tensor, number: int) -> tuple[torch.Tensor, dict[str, float]]:
-    """Loss () and figures of part `number` of a step, the items `indices` (batch_size,); its gradient is added."""
+def part(run: Run, loss: LossFunction, batch, number: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """Loss () and figures of part `number` of a step, its indices or what was read of them; its gradient is added."""
     config, device = run.config, run.accelerator.device
     seed = (config.seed * 1_000_003 + run.step) * run.parts + number
     # Not Accelerate's mixed precision: it covers `forward` alone, stays on the module and is one for a whole process.
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        value, figures = loss(run.module, indices, torch.Generator(device).manual_seed(seed))
+        value, figures = loss(run.module, batch, torch.Generator(device).manual_seed(seed))
     logged = run.is_logged(run.step + 1)
     figures = {k: v() if callable(v) and logged else v for k, v in figures.items() if logged or not callable(v)}
     run.accelerator.backward(value / config.accumulate)

@@ -1,4 +1,4 @@
-"""Peak memory of preparing shards and of reading them, by number of clips: python -m tests.shard_memory 1000 10000.
+"""Peak memory of preparing shards, reading them and training: python -m tests.shard_memory 1000 10000 (clips).
 
 Clips and latents are tiny, so that thousands take seconds and anything that is kept of each would show.
 """
@@ -18,6 +18,7 @@ from dear.data import shard_pool
 from dear.data.corpus import Clip, Corpus
 from dear.data.sharded import ShardedLatents
 from dear.data.shards import prepare
+from dear.training import TrainConfig, train
 
 
 class TinyVAE(torch.nn.Linear):
@@ -69,20 +70,39 @@ def _read(count: int, folder: Path, method: str) -> None:
     note(folder, "reading")
 
 
+def _train(count: int, folder: Path, method: str) -> None:
+    """One epoch, in the order and by the reader that `dear train --data` has for shards (`dear.paper.train_stage`)."""
+    reader, seen = ShardedLatents(folder / "shards", 20, mixed=4), []
+
+    def loss(module, batch, generator):
+        seen.append(len(batch["ids"]))
+        return (module(batch["tokens"]) - batch["tokens"]).square().mean(), {}
+
+    def order(step: int, batch_size: int) -> torch.Tensor:
+        return torch.arange(step * batch_size, (step + 1) * batch_size)
+
+    width = next(iter(reader))["tokens"].shape[2]
+    config = TrainConfig(steps=count // 20, batch_size=20, warmup=0)
+    train(torch.nn.Linear(width, width), loss, reader.clips, config, folder / "run", order=order, read=reader.reader(),
+          progress=False)
+    assert sum(seen) == count
+    note(folder, "training")
+
+
 def peaks(count: int, folder: Path, method: str = shard_pool.METHOD) -> dict[str, float]:
-    """Peak resident memory in MB of the parent and a worker of `prepare`, and of reading, each a process of its own.
+    """Peak resident memory in MB of parent and worker of `prepare`, of reading, and of training: four processes.
 
     method: how the worker is started.
     """
     folder.mkdir(parents=True)
     soundfile.write(folder / "clip.wav", 0.1 * np.random.default_rng(0).standard_normal(640), 16_000)
-    for step in (_prepare, _read):
+    for step in (_prepare, _read, _train):
         process = multiprocessing.get_context("forkserver").Process(target=step, args=(count, folder, method))
         process.start()
         process.join()
         if process.exitcode:
             raise RuntimeError(f"{step.__name__} ended with {process.exitcode}")
-    return {name: float((folder / name).read_text()) for name in ("parent", "worker", "reading")}
+    return {name: float((folder / name).read_text()) for name in ("parent", "worker", "reading", "training")}
 
 
 def main(counts: list[int]) -> None:

@@ -123,6 +123,23 @@ def test_bad_settings_are_refused_before_anything_is_drawn(teacher, latents, tmp
     assert not (tmp_path / "draws").exists()
 
 
+def test_draws_see_the_pooled_vector_of_a_teacher_that_takes_one(latents, tmp_path):
+    """Captions that differ in that vector alone are drawn differently."""
+    torch.manual_seed(0)
+    backbone = BackboneConfig(tokens=6, token_dim=4, text_dim=16, text_length=9, width=16, heads=2, pooled_dim=3)
+    teacher = Teacher(TextConfig(vocabulary_of(CAPTIONS), length=8, width=16), backbone,
+                      HeadConfig(token_dim=4, cond_dim=16, width=16, depth=1, times=1)).eval()
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    drawn = []
+    for value in (-3.0, 3.0):
+        teacher.text.pooled = lambda captions, value=value: torch.full((len(captions), 3), value)
+        path = tmp_path / str(value)
+        drawn.append(teacher_draws(teacher, latents, path, sampling_steps=2, progress=False))
+    assert torch.equal(drawn[0].masked, drawn[1].masked)
+    assert (drawn[0].tokens - drawn[1].tokens)[drawn[0].masked].abs().mean() > 1e-2
+
+
 def test_training_takes_the_masks_that_are_given(teacher):
     tokens = torch.randn(3, 6, 4)
     masked = torch.tensor([[True] * 6, [True] + [False] * 5, [False] * 5 + [True]])

@@ -1,8 +1,11 @@
 """Heads on frozen hidden states: what a row is, that it is the backbone's, and what reaches the loss."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.data.latents import Latents
 from dear.frozen import hidden_states, paired, train_head
 from dear.head import AdaLNHead, HeadConfig
@@ -34,6 +37,26 @@ def test_rows_are_the_backbones_answer_for_the_unknown_tokens(master, latents, s
             h = master.backbone(tokens, masked, text, words, torch.full((8,), drop))
         torch.testing.assert_close(part.float(), h[masked], atol=2e-3, rtol=2e-3)
     assert torch.equal(states.mean, latents.mean[masked]) and len(states) == int(masked.sum())
+
+
+def test_rows_are_those_of_a_backbone_that_takes_a_pooled_vector(latents, tmp_path):
+    class Text(torch.nn.Module):
+        def encode(self, captions):
+            return torch.ones(len(captions), 2, 4), torch.ones(len(captions), 2, dtype=torch.bool)
+
+        def pooled(self, captions):
+            return torch.linspace(-2, 2, len(captions))[:, None].expand(-1, 3)
+
+    size = BackboneConfig(tokens=32, token_dim=48, text_dim=4, text_length=3, width=16, heads=2, pooled_dim=3)
+    torch.manual_seed(0)
+    whole = SimpleNamespace(text=Text(), backbone=MaskedTransformer(size).eval(), to=lambda device: None)
+    found = hidden_states(whole, latents, tmp_path / "h.safetensors", progress=False)
+    generator = torch.Generator().manual_seed(0)
+    tokens = latents.draw(torch.arange(8), generator)
+    masked = training_mask(8, 32, generator)
+    with torch.no_grad():
+        h = whole.backbone(tokens, masked, *whole.text.encode(range(8)), pooled=whole.text.pooled(range(8)))
+    torch.testing.assert_close(found.h.float(), h[masked], atol=2e-3, rtol=2e-3)
 
 
 def test_states_are_read_back_and_made_anew_for_another_model(master, latents, tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tarfile
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from dear import components
 from dear.__main__ import app
 from dear.audio import log_mel
-from dear.data import encoding, shards
+from dear.data import encoding, sharded, shards
 from dear.data.corpus import Clip, Corpus, Unreadable, crop_generator
 from dear.data.encoding import fingerprint, latent, load_encoders, text_vectors
 from dear.data.manifest import Manifest
@@ -397,6 +398,50 @@ def test_a_batch_holds_draws_from_the_posterior(made, corpus, encoders):
     assert abs(scaled.mean()) < 0.25 and abs(scaled.std() - 1) < 0.2
 
 
+def test_any_places_of_all_epochs_give_the_batches_that_ranks_read(made):
+    data = ShardedLatents(made, 5, mixed=2)
+    read = ShardedLatents(made, 1, mixed=2, rank=1, ranks=3).reader()
+    for number in (0, 2):
+        for i, batch in enumerate(data.seek(number)):
+            places = 23 * number + torch.arange(5 * i, min(5 * i + 5, 23))
+            again = read(places)
+            assert again["ids"] == batch["ids"] and again["captions"] == batch["captions"]
+            assert torch.equal(again["tokens"], batch["tokens"]) and torch.equal(again["vectors"], batch["vectors"])
+    across, kept = torch.tensor([45, 20, 25, 22, 1]), epoch(made, mixed=2) + epoch(made, at=(1, 0), mixed=2)
+    given = across.clone()
+    assert read(across)["ids"] == [kept[place] for place in across.tolist()] and torch.equal(across, given)
+
+
+def test_members_are_found_where_tarfile_finds_them(made, tmp_path):
+    for mtime in (0, 1.5):  # a time with a fraction has a PAX record of its own
+        with webdataset.TarWriter(str(tmp_path / f"{mtime}.tar"), mtime=mtime, format="PAX_FORMAT") as tar:
+            for name in ("a/b", "glocke/läuten", 120 * "n", "c"):
+                tar.write({"__key__": name, "json": {"x": 1}, "mean.npy": np.zeros((3, 200), np.float16)})
+    for path in (*made.glob("*.tar"), *tmp_path.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            wanted = [(member.name, member.offset_data, member.size) for member in tar]
+        assert list(sharded._members(path)) == wanted and wanted
+
+
+def test_the_manifest_keeps_how_its_encoders_are_found(corpus, encoders, folders, made, tmp_path):
+    out, named = tmp_path / "out", {"vae": folders[0], "text": list(folders[1])}
+    prepare(corpus, out, encoders, shard_clips=4, progress=False, named=named)
+    assert Manifest.read(out).encoders == named
+    vae, text = load_encoders(**named)
+    assert (fingerprint(vae), fingerprint(text)) == tuple(Manifest.read(out).settings[name] for name in ("vae", "text"))
+    old = Manifest.read(made)  # made before the names were kept
+    assert old.encoders is None and old.fingerprint == Manifest.read(out).fingerprint
+    shutil.copytree(made, tmp_path / "old")
+    moved = {"vae": shutil.copytree(folders[0], tmp_path / "vae"), "text": list(folders[1])}
+    for names in (named, {**moved, "vae": str(moved["vae"])}):
+        before = (tmp_path / "old" / "shard-000000.tar").stat().st_mtime_ns
+        prepare(corpus, tmp_path / "old", encoders, shard_clips=4, progress=False, named=names)
+        assert Manifest.read(tmp_path / "old").encoders == names
+        assert (tmp_path / "old" / "shard-000000.tar").stat().st_mtime_ns == before
+    prepare(corpus, tmp_path / "old", encoders, shard_clips=4, progress=False)
+    assert Manifest.read(tmp_path / "old").encoders == names
+
+
 def test_what_cannot_be_read_is_told(made, tmp_path):
     with pytest.raises(FileNotFoundError, match="no manifest.json"):
         ShardedLatents(tmp_path, 4)
@@ -435,6 +480,7 @@ def test_the_command_prepares_with_what_is_shipped(tmp_path):
     assert found.exit_code == 1 and "1 of 3 clips were skipped" in found.output and "clips need about" in found.output
     found = CliRunner().invoke(app, [*command, "--limit", "0.4"])
     assert found.exit_code == 0 and "2 clips with 2 captions in 1 shards" in found.output, found.output
+    assert Manifest.read(tmp_path / "shards").encoders == {"vae": "soundworld", "text": ["soundworld"]}
     (batch,) = ShardedLatents(tmp_path / "shards", 8)
     assert batch["tokens"].shape == (2, 32, 48) and batch["vectors"].shape[2] == 128
     found = CliRunner().invoke(app, [*command, "--seed", "1"])

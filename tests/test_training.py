@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -405,6 +406,57 @@ def test_what_a_run_is_about_belongs_to_it(tmp_path):
     for other in ({"weight": 20.0, "layers": (1, 2)}, None):
         with pytest.raises(ValueError, match="weight 10.0 -> (20.0|None)"):
             fit(tmp_path, about=other)
+
+
+def test_another_order_and_what_is_read_of_it_reach_the_loss(tmp_path):
+    asked, seen = [], []
+
+    def order(step, batch_size):
+        asked.append(batch_size)
+        return torch.arange(step * batch_size, (step + 1) * batch_size)
+
+    def watched(module, batch, generator):
+        seen.append(batch)
+        return loss(module, torch.tensor(batch) % len(INPUTS), generator)
+
+    config = replace(CONFIG, steps=3, batch_size=2, accumulate=2)
+    read = fit(tmp_path / "read", config, function=watched, order=order, read=torch.Tensor.tolist)
+    assert asked == [4, 4, 4] and seen == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11]]
+    plain = fit(tmp_path / "plain", config, order=lambda *told: order(*told) % len(INPUTS))
+    assert same(weights(read), weights(plain)) and rows(tmp_path / "read") == rows(tmp_path / "plain")
+    assert not same(weights(read), weights(fit(tmp_path / "permuted", config)))
+
+
+def test_the_next_part_is_read_while_the_loss_has_this_one(tmp_path):
+    begun = [threading.Event() for _ in range(6)]
+
+    def read(indices):
+        next(event for event in begun if not event.is_set()).set()
+        return indices, sum(event.is_set() for event in begun) - 1
+
+    def watched(module, batch, generator):
+        assert begun[min(batch[1] + 1, 5)].wait(20), f"part {batch[1] + 1} is not read while part {batch[1]} is used"
+        return loss(module, batch[0], generator)
+
+    fit(tmp_path, replace(CONFIG, steps=6), function=watched, read=read)
+    assert all(event.is_set() for event in begun)
+
+
+def test_an_error_of_reading_comes_where_its_part_would_and_the_thread_ends(tmp_path):
+    read_parts = []
+
+    def read(indices):
+        read_parts.append(indices)
+        if len(read_parts) == 4:
+            raise OSError("the disk is gone")
+        return indices
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(tmp_path, replace(CONFIG, log_every=1), read=read)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    with pytest.raises(RuntimeError, match="no loss"):
+        fit(tmp_path / "other", function=lambda *told: (_ for _ in ()).throw(RuntimeError("no loss")), read=read)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reading")]
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])

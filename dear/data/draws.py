@@ -10,6 +10,7 @@ from dear.components import digest, write_tensors
 from dear.data.latents import Latents, stored
 from dear.decoding import guided
 from dear.masking import CLASSROOM_LAW, training_mask
+from dear.text import read_captions
 
 BATCH = 64
 
@@ -66,9 +67,10 @@ def _draw(
     tokens = latents.draw(indices, generator)
     batch, count, width = tokens.shape
     masked = training_mask(batch, count, generator)
-    text, words = teacher.text.encode([latents.captions[i] for i in indices.tolist()])
+    captions = [latents.captions[i] for i in indices.tolist()]
+    text, words, pooled = read_captions(teacher.text, captions, teacher.backbone.config.pooled_dim > 0)
     dropped = (torch.full((batch,), drop) for drop in (False, True))
-    h = [teacher.backbone(tokens, masked, text, words, drop)[masked] for drop in dropped]
+    h = [teacher.backbone(tokens, masked, text, words, drop, pooled)[masked] for drop in dropped]
     noise = torch.randn(int(masked.sum()), width, generator=generator)
     net = guided(teacher.head, scale)
     tokens[masked] = objective.sample(net, torch.cat(h, dim=1), noise, steps, generator)

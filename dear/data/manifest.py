@@ -16,14 +16,16 @@ class Manifest:
     """manifest.json of a folder.
 
     settings: what decides the bytes of the shards. shards: name -> clips, captions, seconds of sound, bytes, sha256,
-    skipped (id, kind, reason). It holds nothing of how often or how fast the work was done, so that equal folders have
-    equal manifests.
+    skipped (id, kind, reason). encoders: vae and text as `dear.data.encoding.load_encoders` takes them, by which
+    training finds again what settings know by their fingerprints; None in folders made before it was kept. It holds
+    nothing of how often or how fast the work was done, so that equal folders have equal manifests.
     """
 
     folder: Path
     corpus: str
     settings: dict
     shards: dict[str, dict] = field(default_factory=dict)
+    encoders: dict | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -35,21 +37,27 @@ class Manifest:
             told = json.loads(path.read_text(encoding="utf-8"))
             if told["version"] != VERSION:
                 raise ValueError(f"version {told['version']}, this is {VERSION}")
-            return cls(folder, told["corpus"], told["settings"], told["shards"])
+            return cls(folder, told["corpus"], told["settings"], told["shards"], told.get("encoders"))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no manifest that can be read ({error}); move the folder away") from error
 
     @classmethod
-    def open(cls, folder: Path, corpus: str, settings: dict) -> "Manifest":
-        """The folder's manifest, or a new one. Raises ValueError if the folder was made with other settings."""
+    def open(cls, folder: Path, corpus: str, settings: dict, encoders: dict | None = None) -> "Manifest":
+        """The folder's manifest, or a new one. Raises ValueError if the folder was made with other settings.
+
+        The same encoders may lie elsewhere by now: where they are is then written anew.
+        """
         if not (folder / FILE).exists():
-            return cls(folder, corpus, settings)
+            return cls(folder, corpus, settings, encoders=encoders)
         found = cls.read(folder)
         keys = [k for k in found.settings | settings if found.settings.get(k) != settings.get(k)]
         if keys:
             other = ", ".join(f"{k} {found.settings.get(k)} -> {settings.get(k)}" for k in keys)
             raise ValueError(f"{folder} was made with other settings ({other}); use the same to continue "
                              "it, or another folder")
+        if encoders not in (None, found.encoders):
+            found = replace(found, encoders=encoders)
+            found.write()
         return found
 
     def add(self, name: str, entry: dict) -> None:
@@ -60,7 +68,8 @@ class Manifest:
     def write(self) -> None:
         """Write the file beside, then rename."""
         shards = dict(sorted(self.shards.items()))
-        write_json(self.folder / FILE, {"version": VERSION, "corpus": self.corpus, "settings": self.settings,
+        told = {} if self.encoders is None else {"encoders": self.encoders}
+        write_json(self.folder / FILE, {"version": VERSION, "corpus": self.corpus, "settings": self.settings, **told,
                                         "totals": self.totals, "shards": shards})
 
     @property
@@ -70,6 +79,11 @@ class Manifest:
         counted = {key: sum(entry[key] for entry in entries) for key in ("clips", "captions", "bytes")}
         return counted | {"hours": round(sum(entry["seconds"] for entry in entries) / 3600, 6),
                           "skipped": sum(len(entry["skipped"]) for entry in entries)}
+
+    @property
+    def fingerprint(self) -> str:
+        """First 12 hex digits of the hash of all shards' checksums: which data something was made with."""
+        return digest(self.shards[name]["sha256"] for name in sorted(self.shards))
 
     @property
     def whole(self) -> bool:

@@ -26,12 +26,13 @@ from dear.data.shard_pool import Encoders, fingerprints, measure, pool, write
 
 
 def prepare(corpus: Corpus, out: Path, encoders: Encoders, *, processes: int = 1, shard_clips: int = 256, seed: int = 0,
-            peak: float | None = None, limit: float = LIMIT, force: bool = False, progress: bool = True) -> Manifest:
+            peak: float | None = None, limit: float = LIMIT, force: bool = False, progress: bool = True,
+            named: dict | None = None) -> Manifest:
     """Encode a corpus into shards in `out`, or do what is left of it; returns the manifest, which it keeps there.
 
     encoders: gives VAE and text encoder, and can be pickled. seed: of the crops (`crop_generator`). peak: see `latent`.
     limit: share of clips that may be skipped because they cannot be read or encoded. force: start even if the disk is
-    too small.
+    too small. named: arguments of `load_encoders` for the manifest to keep, so that training finds the encoders again.
 
     A shard of the manifest is kept if its checksum is right and no clip that it skipped can be read by now. Raises
     ValueError for a folder of other settings, too small a disk, or too many skipped clips; OSError if the disk is full,
@@ -53,7 +54,7 @@ def prepare(corpus: Corpus, out: Path, encoders: Encoders, *, processes: int = 1
     with pool(encoders, processes) as (workers, done):
         settings = {"clips": len(corpus), "corpus": corpus_digest(corpus), "seconds": corpus.seconds, "seed": seed,
                     "shard_clips": shard_clips, "peak": peak, **workers.submit(fingerprints).result()}
-        manifest = Manifest.open(out, corpus.name, settings)
+        manifest = Manifest.open(out, corpus.name, settings, named)
         for draft in [*out.glob(".shard-*"), *out.glob(".manifest.json.*")]:
             draft.unlink(missing_ok=True)  # what a killed run had begun
         there = tqdm(list(manifest.shards), f"checking {out}", unit="shard", disable=not (progress and manifest.shards))
