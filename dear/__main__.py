@@ -84,7 +84,8 @@ def train(
     source: Annotated[
         str,
         typer.Option("--data", help="soundworld (synthetic, made on the spot), a folder of recordings with a "
-                     "captions.csv, or a folder of shards that `dear data prepare` wrote."),
+                     "captions.csv, a folder of shards that `dear data prepare` wrote, or one with several such "
+                     "folders."),
     ] = "soundworld",
     out: Annotated[Path, typer.Option(help="Folder for the finished models.")] = Path("models"),
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.jsonl.")] = Path("runs"),

@@ -59,12 +59,12 @@ def generate(prompts, out: Path, model: str, seed: int, iterations, guidance, co
 def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: int, shards: dict, **student) -> None:
     """Train one part, or all in their order; of SoundWorld, all makes the students that are shipped."""
     from dear import processes, recipes
-    from dear.data.manifest import FILE
+    from dear.data.manifest import shard_folders
 
     every, synthetic = part == "all", source == "soundworld"
     if steps is not None and steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
-    if (Path(source) / FILE).is_file():
+    if not synthetic and shard_folders(Path(source)):
         _train_shards(part, Path(source), out, runs, steps, held_out, seed, shards, student)
         return
     if part not in (*recipes.PARTS, "all"):
@@ -72,7 +72,7 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
                          "is for --data with shards")
     if shards != SHARDS:
         raise ValueError("--config, --batch-size, --vae, --text, --vocoder: only for --data with shards, which `dear "
-                         f"data prepare` writes; {source} has no {FILE}")
+                         f"data prepare` writes; {source} has no manifest.json")
     if held_out is not None and synthetic:
         raise ValueError("--held-out is for recordings: SoundWorld's test clips are never trained on")
     if part != "student" and student != STUDENT:
@@ -116,6 +116,7 @@ def _train_shards(part: str, folder: Path, out: Path, runs: Path, steps, held_ou
         raise ValueError(f"--config must be one of {', '.join(paper.RECIPES)}, got {shards['config']!r}")
     recipe, options = paper.RECIPES[shards["config"]], {k: v for k, v in student.items() if k != "guided"}
     shop = open_shop(folder, runs, out, **{key: shards[key] for key in ("vae", "text", "vocoder")})
+    shop.say(f"training on {shop.data.totals['clips']:,} clips of {shop.data.corpus}")
     for stage in paper.STAGES if part == "all" else (part,):
         made = paper.train_stage(shop, recipe, stage, seed=seed, steps=steps, at_once=shards["batch_size"],
                                  **(options if stage == "student" else {}))

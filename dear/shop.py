@@ -38,7 +38,7 @@ def open_shop(folder: Path, runs: Path, out: Path, *, vae: str | None = None, te
     they are no more.  vocoder: folder or hub name of a HiFi-GAN, None: Griffin-Lim.  Raises ValueError for encoders
     that the shards were not made with, and what loading raises.
     """
-    manifest, parts = Manifest.read(folder), {}
+    manifest, parts = Manifest.gather(folder), {}
 
     def look() -> dict[str, int]:
         parts.update(_parts(manifest, vae, text, vocoder))

@@ -1,6 +1,7 @@
 """The paper's system from prepared shards: what each stage starts from, what reaches its loss, and what is saved."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from dear.pipeline import TextToAudio
 from dear.shop import open_shop
 from dear.training import TrainConfig
 from dear.vocoder import griffin_lim
-from tests.small_shards import TINY, make_shards, small_encoders
+from tests.small_shards import CLIPS, TINY, make_shards, small_encoders
 from tests.test_pretrained_parts import audioldm, texts  # noqa: F401 - fixtures
 
 SHORT = replace(TINY.teacher, steps=2)
@@ -309,6 +310,15 @@ def test_encoders_are_those_that_made_the_shards(shards, tmp_path):
 def test_what_cannot_be_trained_from_shards_is_told(shards, tmp_path, arguments, why):
     code, said = run("train", *arguments, "--data", shards, "--out", tmp_path / "out", "--runs", tmp_path / "runs")
     assert code == 1 and why in said and not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_folders_of_shards_is_trained_on_whole(shards, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        shutil.copytree(shards, tmp_path / "all" / name)
+    monkeypatch.setitem(paper.RECIPES, "small", TINY)
+    code, said = run("train", "pretrain", "--data", tmp_path / "all", "--steps", 2, "--out", tmp_path / "out",
+                     "--runs", tmp_path / "runs")
+    assert code == 0 and f"training on {2 * CLIPS} clips of noise + noise" in said, said
 
 
 @pytest.mark.parametrize("options", [("--config", "paper"), ("--batch-size", "4"), ("--vocoder", "a/b")])

@@ -412,6 +412,26 @@ def test_any_places_of_all_epochs_give_the_batches_that_ranks_read(made):
     assert read(across)["ids"] == [kept[place] for place in across.tolist()] and torch.equal(across, given)
 
 
+def test_several_folders_of_shards_are_read_as_one(made, corpus, encoders, tmp_path):
+    shutil.copytree(made, tmp_path / "all" / "one")
+    few = Corpus("few", corpus.clips[:6], seconds=corpus.seconds, limit=1.0)
+    prepare(few, tmp_path / "all" / "two", encoders, shard_clips=4, progress=False)
+    (tmp_path / "all" / "notes").mkdir()
+    data = ShardedLatents(tmp_path / "all", 5, mixed=2)
+    found = [name for batch in data for name in batch["ids"]]
+    assert sorted(found) == sorted([clip.id for clip in corpus.clips] + [clip.id for clip in few.clips])
+    assert data.manifest.corpus == f"{corpus.name} + few" and data.manifest.whole
+    file = tmp_path / "all" / "two" / "manifest.json"
+    assert data.manifest.fingerprint not in [Manifest.read(path).fingerprint for path in (made, file.parent)]
+    told = json.loads(file.read_text())
+    for change, why in (({"peak": 0.5}, "peak differs .one None, two 0.5"), ({"clips": 7}, "two is not finished")):
+        file.write_text(json.dumps(told | {"settings": told["settings"] | change}))
+        with pytest.raises(ValueError, match=why):
+            ShardedLatents(tmp_path / "all", 5)
+    with pytest.raises(FileNotFoundError, match="has no manifest.json"):
+        ShardedLatents(tmp_path / "all" / "notes", 5)
+
+
 def test_members_are_found_where_tarfile_finds_them(made, tmp_path):
     for mtime in (0, 1.5):  # a time with a fraction has a PAX record of its own
         with webdataset.TarWriter(str(tmp_path / f"{mtime}.tar"), mtime=mtime, format="PAX_FORMAT") as tar:

@@ -42,6 +42,29 @@ class Manifest:
             raise ValueError(f"{path} is no manifest that can be read ({error}); move the folder away") from error
 
     @classmethod
+    def gather(cls, folder: Path) -> "Manifest":
+        """Of a folder of whole shards or, if it holds several such folders, of all of them as one.
+
+        Shards are then named by their paths in the folder. Raises as `read` does, and ValueError if a folder is not
+        finished or if they were not made with the same encoders, length of clips and peak.
+        """
+        found = [cls.read(one) for one in shard_folders(folder) or [folder]]
+        for one in found:
+            if not one.whole:
+                raise ValueError(f"{one.folder} is not finished ({len(one.shards)} shards); the same `dear data "
+                                 "prepare` continues it")
+        if found[0].folder == folder:
+            return found[0]
+        for name in ("vae", "text", "seconds", "peak"):
+            if len({one.settings[name] for one in found}) > 1:
+                told = ", ".join(f"{one.folder.name} {one.settings[name]}" for one in found)
+                raise ValueError(f"the folders of shards in {folder} cannot be read together, their {name} differs "
+                                 f"({told}); prepare them with the same options, or take one of them")
+        shards = {f"{one.folder.name}/{name}": entry for one in found for name, entry in one.shards.items()}
+        settings = found[0].settings | {"clips": sum(one.settings["clips"] for one in found)}
+        return cls(folder, " + ".join(one.corpus for one in found), settings, shards, found[0].encoders)
+
+    @classmethod
     def open(cls, folder: Path, corpus: str, settings: dict, encoders: dict | None = None) -> "Manifest":
         """The folder's manifest, or a new one. Raises ValueError if the folder was made with other settings.
 
@@ -94,6 +117,11 @@ class Manifest:
         """How far the work is: of all `shards`, those that are done, and their clips."""
         done = self.totals["clips"] + self.totals["skipped"]
         return f"{len(self.shards)} of {shards} shards ({done} of {self.settings['clips']} clips)"
+
+
+def shard_folders(folder: Path) -> list[Path]:
+    """The folder itself if it has a manifest, else the folders in it that have one."""
+    return [folder] if (folder / FILE).is_file() else [path.parent for path in sorted(folder.glob(f"*/{FILE}"))]
 
 
 def shard_name(i: int) -> str:

@@ -20,6 +20,8 @@ from dear.data.manifest import Manifest
 class ShardedLatents(IterableDataset):
     """Batches of the shards that `dear.data.shards.prepare` wrote, one epoch from `epoch` and `position` on.
 
+    folder: of shards, or with several folders of shards, which are mixed.
+
     A batch is a dict: ids and captions (lists of B), tokens (B, N, D) float32, vectors (B, L, E) float32, mask (B, L)
     bool and, where the shards have it, pooled (B, P) float32. Tokens are drawn from the posterior, and one of a clip's
     captions is chosen, with a generator that seed, epoch and the clip's id decide.
@@ -41,10 +43,7 @@ class ShardedLatents(IterableDataset):
             raise ValueError(f"wanted batch_size and mixed at least 1 and a rank in 0..ranks - 1, got {batch_size}, "
                              f"{mixed} and rank {rank} of {ranks}")
         self.folder, self.batch_size, self.seed, self.mixed = Path(folder), batch_size, seed, mixed
-        self.manifest = Manifest.read(self.folder)
-        if not self.manifest.whole:
-            raise ValueError(f"{folder} is not finished ({len(self.manifest.shards)} shards); the same `dear data "
-                             "prepare` continues it")
+        self.manifest = Manifest.gather(self.folder)
         for name, entry in self.manifest.shards.items():
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != entry["bytes"]:
