@@ -24,7 +24,8 @@ Model = Annotated[
 ]
 
 # What the commands that read a published corpus share.
-Kind = Annotated[str, typer.Argument(help="audiocaps, wavcaps, audioset, or folder for one with a metadata file.")]
+Kind = Annotated[str, typer.Argument(help="audiocaps, wavcaps, audioset, or folder for one with a "
+                                        "metadata.csv, metadata.jsonl or captions.csv.")]
 CorpusFolder = Annotated[Path, typer.Argument(help="Folder with the tables as published, and the audio below it.")]
 Split = Annotated[
     str | None,

@@ -510,6 +510,22 @@ def test_folder_with_jsonl(tmp_path):
         ("bad id", "metadata.jsonl line 7"), ("empty caption", "metadata.jsonl line 8")]
 
 
+def test_a_folder_as_training_reads_it_will_do(tmp_path):
+    sound(tmp_path / "a.wav", 2)
+    sound(tmp_path / "audio" / "b.wav", 1)
+    sound(tmp_path / "audio" / "a.wav", 3)  # beside captions.csv comes first, as `AudioFolder` has it
+    (tmp_path / "captions.csv").write_text("filename,caption,fold\nb.wav,Rain,1\na.wav,A dog barks,2\nc.wav,Gone,2\n")
+    corpus = metadata_folder(tmp_path, limit=1.0)
+    found = {clip.id: (clip.captions, clip.seconds) for clip in corpus}
+    assert found == {"folder/audio/b%2Ewav": (("Rain",), 1), "folder/a%2Ewav": (("A dog barks",), 2)}
+    assert "no such audio file" in one(corpus.problems, "missing file", "captions.csv line 4")
+    (tmp_path / "captions.csv").write_text("filename,said\na.wav,A dog barks\n")
+    with pytest.raises(ValueError, match="wanted columns filename and caption"):
+        metadata_folder(tmp_path)
+    (tmp_path / "metadata.csv").write_text("file_name,caption\na.wav,Metadata come first\n")
+    assert [clip.captions for clip in metadata_folder(tmp_path)] == [("Metadata come first",)]
+
+
 def test_folder_refuses(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no metadata.csv or metadata.jsonl"):
         metadata_folder(tmp_path)

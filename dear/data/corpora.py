@@ -1,4 +1,4 @@
-"""The corpora by name, for commands: audiocaps, wavcaps, audioset, and folder for one with a metadata file."""
+"""The corpora by name, for commands: audiocaps, wavcaps, audioset, and folder for one with metadata or captions.csv."""
 
 from collections.abc import Sequence
 from pathlib import Path

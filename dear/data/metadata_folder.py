@@ -3,7 +3,8 @@
 The layout is that of the builder `audiofolder` (huggingface.co/docs/datasets/audio_dataset): a metadata file needs a
 column file_name, a path relative to the metadata file's own folder; there may be one metadata file in each folder of a
 split (train/metadata.csv), all of the same kind. Here another column holds the caption; in jsonl, also several in a
-list.
+list. A folder as `dear train --data` reads it, with a captions.csv (filename,caption) and its files beside it or in the
+subfolder audio/, will do too.
 """
 
 import json
@@ -15,19 +16,24 @@ from dear.data.corpus import LIMIT, SECONDS, Corpus
 from dear.data.listing import Candidate, Listing, table, tidy
 
 CAPTIONS = ("caption", "captions", "text")
+OWN = "captions.csv"
 
 
 def metadata_folder(folder: Path, caption: str | None = None, *, seconds: float = SECONDS, limit: float = LIMIT,
                     progress: bool = False) -> Corpus:
-    """List the files that the metadata files anywhere below the folder name.
+    """List the files that the metadata files anywhere below the folder name, or its captions.csv if there is none.
 
     caption: its column; None is the first of caption, captions, text that is there. Raises FileNotFoundError if there
-    is no metadata file, ValueError for two kinds of them, parquet or a missing column, TooManyProblems above the limit.
+    is neither, ValueError for two kinds of them, parquet or a missing column, TooManyProblems above the limit.
     """
     tables = sorted(path for path in folder.rglob("metadata.*") if path.suffix in (".csv", ".jsonl", ".parquet"))
     kinds = sorted({path.suffix for path in tables})
+    own, named = folder / OWN, "file_name"
+    if not tables and own.is_file():
+        tables, kinds, named = [own], [".csv"], "filename"
     if not tables:
-        raise FileNotFoundError(f"{folder}: holds no metadata.csv or metadata.jsonl, nor does any folder in it")
+        raise FileNotFoundError(f"{folder}: holds no metadata.csv or metadata.jsonl, nor does any folder in it; nor "
+                                f"has it a {OWN}")
     if kinds == [".parquet"] or len(kinds) > 1:
         raise ValueError(f"{folder}: wanted metadata.csv or metadata.jsonl, one kind in all folders, got "
                          f"{' and '.join('metadata' + kind for kind in kinds)}")
@@ -36,14 +42,16 @@ def metadata_folder(folder: Path, caption: str | None = None, *, seconds: float 
         here, column = path.relative_to(folder), None
         rows = _jsonl(path, listing, str(here))
         if kinds == [".csv"]:
-            rows = table(path, listing, ["file_name"], name=str(here))
+            rows = table(path, listing, [named], name=str(here))
         for where, row in rows:
-            column = column or _column(path, row, caption)
-            name, said = row.get("file_name"), row.get(column)
+            column = column or _column(path, row, named, caption)
+            name, said = row.get(named), row.get(column)
             place = PurePosixPath(here.parent, name if isinstance(name, str) else "")
             if not isinstance(name, str) or not name or place.is_absolute() or ".." in place.parts:
-                listing.problem("bad id", where, f"wanted the path of a file in the folder, got file_name {name!r}")
+                listing.problem("bad id", where, f"wanted the path of a file in the folder, got {named} {name!r}")
                 continue
+            if path == own and not (folder / place).is_file():
+                place = PurePosixPath("audio", place)
             captions = tuple(tidy(one) for one in (said if isinstance(said, list) else [said]))
             # Percent signs keep the id free of dots, and two names never give one id.
             key = f"folder/{quote(place.as_posix()).replace('.', '%2E')}"
@@ -51,12 +59,12 @@ def metadata_folder(folder: Path, caption: str | None = None, *, seconds: float 
     return listing.corpus(f"folder {folder.name}", seconds=seconds, limit=limit, progress=progress)
 
 
-def _column(path: Path, row: dict, caption: str | None) -> str:
-    """The column of the captions, by a table's first row. Raises ValueError if it or file_name is missing."""
+def _column(path: Path, row: dict, named: str, caption: str | None) -> str:
+    """The column of the captions, by a table's first row. Raises ValueError if it or that of files is missing."""
     names = CAPTIONS if caption is None else (caption,)
     found = next((name for name in names if name in row), None)
-    if found is None or "file_name" not in row:
-        raise ValueError(f"{path}: wanted columns file_name and {' or '.join(names)}, got {', '.join(row)}")
+    if found is None or named not in row:
+        raise ValueError(f"{path}: wanted columns {named} and {' or '.join(names)}, got {', '.join(row)}")
     return found
 
 
