@@ -59,7 +59,7 @@ def generate(
     count: Annotated[int, typer.Option(help="Clips a prompt.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Also draw the log-mels into this PNG.")] = None,
 ):
-    """Turn prompts into sound: 2.56 seconds each, 16 kHz, mono."""
+    """Turn prompts into sound: 16 kHz, mono, and as long as what the model learned from, 2.56 s if it is shipped."""
     from dear.commands import generate as run
 
     _tell(run, prompts, out, model, seed, iterations, guidance, count, picture)

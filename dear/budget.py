@@ -30,8 +30,11 @@ def read(path: Path | None) -> dict:
     if path is None or not path.is_file():
         raise ValueError(f"{'no record was named' if path is None else f'there is no {path}'}; a budget needs measured "
                          f"speed: `{COMMAND}` measures it, then name the file with --record")
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    if not {"steps", "preparation", "machine"} <= figures.keys():
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        figures = None
+    if not isinstance(figures, dict) or not {"steps", "preparation", "machine"} <= figures.keys():
         raise ValueError(f"{path} is no record of trainings; wanted one that `{COMMAND}` wrote")
     for kind in STAGES.values():
         steps_of(figures, kind)

@@ -64,7 +64,9 @@ def train(part: str, source: str, out: Path, runs: Path, steps, held_out, seed: 
     every, synthetic = part == "all", source == "soundworld"
     if steps is not None and steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
-    if not synthetic and shard_folders(Path(source)):
+    shards_there = [] if synthetic else shard_folders(Path(source))
+    # Recordings may have the shards that were made of them in a folder among them.
+    if shards_there == [Path(source)] or shards_there and not (Path(source) / "captions.csv").is_file():
         _train_shards(part, Path(source), out, runs, steps, held_out, seed, shards, student)
         return
     if part not in (*recipes.PARTS, "all"):
@@ -103,6 +105,7 @@ def _train_shards(part: str, folder: Path, out: Path, runs: Path, steps, held_ou
                   student: dict) -> None:
     """Train a stage of the paper's system, or all three in their order."""
     from dear import paper
+    from dear.recipes import check_student
     from dear.shop import open_shop
 
     if part not in (*paper.STAGES, "all"):
@@ -115,6 +118,7 @@ def _train_shards(part: str, folder: Path, out: Path, runs: Path, steps, held_ou
     if shards["config"] not in paper.RECIPES:
         raise ValueError(f"--config must be one of {', '.join(paper.RECIPES)}, got {shards['config']!r}")
     recipe, options = paper.RECIPES[shards["config"]], {k: v for k, v in student.items() if k != "guided"}
+    check_student(**options, taken=paper.STAGES[:2])  # before its teacher is trained for days
     shop = open_shop(folder, runs, out, **{key: shards[key] for key in ("vae", "text", "vocoder")})
     shop.say(f"training on {shop.data.totals['clips']:,} clips of {shop.data.corpus}")
     for stage in paper.STAGES if part == "all" else (part,):
@@ -377,7 +381,8 @@ def prepare_data(kind: str, folder: Path, out: Path, vae: str, text: list[str], 
     from dear.data.shards import prepare
 
     corpus = _corpus(kind, folder, hours, seed, False, **options)
-    encoders, named = partial(load_encoders, vae, tuple(text), device), {"vae": vae, "text": text}
+    encoders = partial(load_encoders, vae, tuple(text), device)
+    named = {"vae": _from_anywhere(vae), "text": [_from_anywhere(name) for name in text]}
     try:
         made = prepare(corpus, out, encoders, seed=seed, limit=options.get("limit", LIMIT), named=named, **settings)
     except KeyboardInterrupt as stopped:
@@ -386,6 +391,13 @@ def prepare_data(kind: str, folder: Path, out: Path, vae: str, text: list[str], 
     total = made.totals
     print(f"{out}: {total['clips']} clips with {total['captions']} captions in {len(made.shards)} shards, "
           f"{total['hours']:.2f} hours, {total['bytes'] / 1e9:.3g} GB, {total['skipped']} skipped (manifest.json)")
+
+
+def _from_anywhere(name: str) -> str:
+    """Name of an encoder that means the same in any working folder: a folder is named by its whole path."""
+    kind = next((kind for kind in ("t5:", "clap:") if name.startswith(kind)), "")
+    place = Path(name.removeprefix(kind))
+    return f"{kind}{place.absolute()}" if name != "soundworld" and place.is_dir() else name
 
 
 def report_recordings(folder: Path, models: Path, runs: Path, held_out: str, label: str, steps, record) -> None:

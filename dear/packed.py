@@ -235,6 +235,15 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, asking: Rows, rows: Rows) -> Tensor:
     return torch.cat([part.transpose(1, 2).flatten(0, 1).flatten(1) for part in mixed])
 
 
+def attends_at_once(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether one kernel attends for clips of several lengths: it is for CUDA from Ampere on, and half the precision.
+
+    Older cards (V100, T4) hold float16 too, and would fail in the middle of a decoding.
+    """
+    halved = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and halved and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def ends_of(batch: int, sizes: Sequence[int], device: torch.device) -> Tensor:
     """Rows.ends of branches with so many rows each."""
     lengths = [size // batch for size in sizes for _ in range(batch)]

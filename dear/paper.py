@@ -69,8 +69,10 @@ class Recipe:
 
 
 # Published: the sizes, both objectives, batch, learning rate, betas, decay, clipping, average and mask law, and how
-# models are drawn from. Not published, and chosen here: the numbers of steps (293 are one epoch of 1700 hours; MAR's
-# 400 epochs for the teacher), warm-up and the fall of the learning rate, clips at once, mixing, and the precision.
+# models are drawn from, but for how guidance is scheduled. Not published, and chosen here: the numbers of steps (293
+# are one epoch of 1700 hours; MAR's 400 epochs for the teacher), warm-up and the fall of the learning rate, clips at
+# once, mixing, the precision, and the student's constant guidance. The teacher's rises in a line, as MAR's does, where
+# IMPACT has a cosine.
 _LONG = TrainConfig(steps=60_000, batch_size=2048, learning_rate=1e-3, warmup=5000, weight_decay=0.02,
                     betas=(0.9, 0.95), clip=3.0, ema=0.9999, checkpoint_every=1000, log_every=50, precision="bfloat16")
 _EPSILON = {"prediction": "epsilon", "schedule": "cosine", "train_steps": 1000, "repeats": 4}
@@ -171,7 +173,7 @@ def _teacher(shop: Shop, recipe: Recipe, stage: str) -> _Begun:
             # No gradient reaches these, and weight decay alone would shrink what the next stage begins with.
             parameter.requires_grad_(name.partition(".")[0] not in TEXT_PARTS)
         settings = replace(settings, guidance_scale=0.0, guidance_schedule="constant")  # all is drawn without a text
-    elif (before / "model.json").is_file():
+    elif processes.from_main((before / "model.json").is_file):  # the others' view of a shared disk may be older
         master, start = _stored(before, recipe), fingerprint(before)
         model.backbone, model.head = master.backbone, master.head
         shop.say(f"teacher: starts from the averaged weights of {before}")
@@ -183,9 +185,9 @@ def _teacher(shop: Shop, recipe: Recipe, stage: str) -> _Begun:
 
 def _student(shop: Shop, recipe: Recipe, name: str, *, distillation_weight: float = 1000.0, layers: str = "last",
              from_scratch: bool = False, freeze: bool = False) -> _Begun:
-    check_student(name, layers, from_scratch, freeze, STAGES[:2])
+    check_student(name, distillation_weight, layers, from_scratch, freeze, STAGES[:2])
     before = shop.out / "teacher"
-    if not (before / "model.json").is_file():
+    if not processes.from_main((before / "model.json").is_file):
         raise FileNotFoundError(f"there is no {before} for the student to learn from: `dear train teacher` makes it")
     teacher, model = begin_student(_stored(before, recipe), from_scratch, freeze,
                                    noise_dim=recipe.energy.get("noise_dim"))

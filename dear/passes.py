@@ -75,8 +75,7 @@ class Passes:
         self.backbone = packed.in_dtype(backbone, self.dtype)
         self.encoder, self.decoder = ([packed.BlockWeights.of(block) for block in blocks]
                                       for blocks in (self.backbone.encoder, self.backbone.decoder))
-        # One kernel for clips of several lengths, which is written for CUDA and half the precision only.
-        self.at_once = self.backbone.null_text.is_cuda and self.dtype in (torch.bfloat16, torch.float16)
+        self.at_once = packed.attends_at_once(self.backbone.null_text.device, self.dtype)
         self.ends = {}
         self.token_in = pair(self.backbone.token_in)
         steps = packed.enter, packed.reenter, packed.finish, packed.steered, packed.reverse_step

@@ -194,7 +194,8 @@ def train_student(
     targets by what the teacher draws with that guidance (`teacher_draws`); less guidance of its own is then left to
     choose.
     """
-    check_student(name, layers, from_scratch, freeze, [part for part in (*PARTS, GROWN_RUN) if part != "student"])
+    taken = [part for part in (*PARTS, GROWN_RUN) if part != "student"]
+    check_student(name, distillation_weight, layers, from_scratch, freeze, taken)
     vae, latents = shop.latents()
     data = latents.fingerprint  # of what the targets were made from, also where draws take their place
     master, objective = TextToAudio.from_pretrained(shop.out / "teacher"), student_objective(vae, latents)
@@ -215,7 +216,8 @@ def train_student(
     return _save(shop, model, vae, settings, name, shared)
 
 
-def check_student(name: str, layers: str, from_scratch: bool, freeze: bool, taken: Sequence[str]) -> None:
+def check_student(name: str, distillation_weight: float, layers: str, from_scratch: bool, freeze: bool,
+                  taken: Sequence[str]) -> None:
     """ValueError for options of a student that do not go together, or for a name that is another model's (`taken`)."""
     if freeze and from_scratch:
         raise ValueError("a backbone that starts from scratch must learn: choose freeze or from_scratch")
@@ -223,6 +225,8 @@ def check_student(name: str, layers: str, from_scratch: bool, freeze: bool, take
         raise ValueError(f"a student's name must be a folder's name and none of {', '.join(taken)}, got {name!r}")
     if layers not in ("last", "all"):
         raise ValueError(f"layers must be 'last' or 'all', got {layers!r}")
+    if not 0 <= distillation_weight < float("inf"):
+        raise ValueError(f"the weight of the distillation must be a number >= 0, got {distillation_weight}")
 
 
 def begin_student(master, from_scratch: bool, freeze: bool, **changes) -> tuple[Generator, Generator]:

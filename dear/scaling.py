@@ -112,8 +112,9 @@ def step_of(figures: dict, kind: str, plan: Plan) -> Step:
     known = {row["batch"]: row["seconds"][clock] - update for row in rows}
     parts = [b for b in range(min(known), min(max(known), each) + 1) if each % b == 0]
     if not parts:
+        more = " ".join(f"--batch {b}" for b in (each, *sorted(known)))  # a record holds what one command measures
         raise ValueError(f"each of {plan.all} GPUs takes {each} of {plan.batch} clips, which do not fall into parts as "
-                         f"they were measured, of {min(known)} to {max(known)}; `{COMMAND} --batch {each}` measures it")
+                         f"they were measured, of {min(known)} to {max(known)}; `{COMMAND} {more}` measures it")
     part = min(parts, key=lambda b: each // b * integrate([b], known))
     sending, parameters = 0.0, rows[0]["parameters"]
     if plan.all > 1:

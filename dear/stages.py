@@ -124,4 +124,3 @@ def _made(device: str, build: Callable[[], nn.Module]) -> nn.Module:
     """A network with the weights that its own class begins with, as it has buffers."""
     with torch.device(device):
         return build().eval().requires_grad_(False)
-

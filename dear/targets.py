@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from dear import cost
+from dear.bench import aligned
 
 PATHS = ("plain", "optimised")
 CARD = {path: cost.MACHINES["H200, bfloat16" + (", graphs" if path == "optimised" else "")] for path in PATHS}
@@ -152,8 +153,7 @@ def report(figures: dict) -> str:
         lines.append((*(str(r[name]) for name in names), "{median:.4g} [{minimum:.4g}, {maximum:.4g}]".format(**s),
                       f"{s['processor']:.3g}", f"{r['seconds_per_clip']:.3g}", f"{r['real_time_factor']:.3g}",
                       f"{r['peak_bytes'] / 1e6:.0f}" if r["peak_bytes"] else "", r["how"]))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text = aligned(lines)
     text += [f"{s['size']}, batch {s['batch']}: {s['stage']}: {s['seconds']['median']:.4g} s"
              for s in figures["stages"]]
     for g in figures["growth"]:

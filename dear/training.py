@@ -15,6 +15,7 @@ import json
 import math
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -32,6 +33,7 @@ from dear.components import write_tensors
 from dear.log import Log
 from dear.muon import Muon
 
+AHEAD = 2  # parts that are read before their turn: enough for the one that has to look into new shards first
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Figures = dict[str, float | Callable[[], float]]
 LossFunction = Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[torch.Tensor, Figures]]
@@ -271,8 +273,8 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     copy of `module`, becomes the moving average itself, at every step, for a loss that learns from it.
 
     `order(step, batch_size)` gives the indices of a step in place of `batch_indices`. `read(indices)` makes of the
-    indices of a part what the loss gets in their place; a thread does so for the next part while the loss has this one,
-    and an error in it is raised where that part's turn comes.
+    indices of a part what the loss gets in their place; a thread does so for the next parts while the loss has this
+    one, and an error in it is raised where that part's turn comes.
 
     Parameters that need no gradient, and buffers, are neither trained nor stored in the checkpoint. Raises ValueError
     if `out` holds a run of other settings or another model, FloatingPointError if loss or gradient are not finite.
@@ -288,6 +290,9 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     accelerator, out = Accelerator(cpu=fastest_device().type == "cpu"), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(module.train(), config, out, accelerator, about or {})
+    if accelerator.is_main_process:
+        for draft in out.glob(f".{run.path.name}.*"):
+            draft.unlink(missing_ok=True)  # what a killed run had begun to write, 3 GB at paper size
     run.load()
     if average is not None:
         for name, parameter in average.requires_grad_(False).named_parameters():
@@ -297,7 +302,8 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
     hidden = not (progress and accelerator.is_main_process)
     bar = tqdm(initial=run.step, total=last, desc=f"training {out.name}", disable=hidden)
     parts = parts_of(run, order or permuted(items, config), last)
-    with held_back_interrupt() as interrupted, closing(read_ahead(read, parts) if read else parts) as parts:
+    parts = closing(read_ahead(read, parts) if read else parts)
+    with held_back_interrupt() as interrupted, parts as parts, bar:  # an error message then has a line of its own
         while run.step < last and not run.anywhere(interrupted()):
             figures = advance(run, loss, parts)
             run.step += 1
@@ -310,7 +316,6 @@ def train(module: nn.Module, loss: LossFunction, items: int, config: TrainConfig
         stopped = run.anywhere(interrupted())
         if stopped:
             run.save()
-    bar.close()
     if stopped:
         raise KeyboardInterrupt
     with torch.no_grad():
@@ -335,18 +340,19 @@ def parts_of(run: Run, order: Order, last: int) -> Iterator[tuple[int, torch.Ten
 
 def read_ahead(read: Callable[[torch.Tensor], object],
                parts: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, object]]:
-    """Number and read(indices) of each part, in their order; a thread reads one part while the one before is used.
+    """Number and read(indices) of each part, in their order; a thread reads the next AHEAD while one is used.
 
     What `read` raises is raised here, in that part's place. The thread ends with the iterator.
     """
-    pool, coming = ThreadPoolExecutor(1, "reading"), None
+    pool, coming = ThreadPoolExecutor(1, "reading"), deque()
     try:
         for number, indices in parts:
-            now, coming = coming, (number, pool.submit(read, indices))
-            if now:
-                yield now[0], now[1].result()
-        if coming:
-            yield coming[0], coming[1].result()
+            coming.append((number, pool.submit(read, indices)))
+            if len(coming) > AHEAD:
+                number, found = coming.popleft()
+                yield number, found.result()
+        for number, found in coming:
+            yield number, found.result()
     finally:
         pool.shutdown(cancel_futures=True)
 

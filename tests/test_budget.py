@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dear import __main__, budget, scaling, train_cost
 from dear.__main__ import app
+from dear.paper import PAPER, STAGES
 from dear.scaling import Plan
 
 PARAMETERS = 10_000_000
@@ -101,7 +102,8 @@ def test_links(figures):
 def test_batches_between_those_measured_are_read_off_a_line(figures):
     step = scaling.step_of(figures, "student", Plan(gpus=1, batch=48))
     assert (step.part, step.computing) == (48, pytest.approx(1.55))
-    with pytest.raises(ValueError, match=r"each of 128 GPUs takes 16 of 2048 .* of 32 to 128; .*--batch 16"):
+    with pytest.raises(ValueError, match=r"each of 128 GPUs takes 16 of 2048 .* of 32 to 128; "
+                                         r".*--batch 16 --batch 32 --batch 64 --batch 128` measures it"):
         scaling.step_of(figures, "student", Plan(machines=16))
     with pytest.raises(ValueError, match="takes 131 of 131 clips, which do not fall into parts"):
         scaling.step_of(figures, "student", Plan(gpus=1, batch=131))
@@ -176,9 +178,17 @@ def test_records_that_lack_something_are_refused(figures, tmp_path):
         path.write_text(json.dumps(figures | change))
         with pytest.raises(ValueError, match=told):
             budget.read(path)
-    path.write_text(json.dumps({"rows": []}))
-    with pytest.raises(ValueError, match="is no record of trainings"):
-        budget.read(path)
+    for text in (json.dumps({"rows": []}), "[]", "# Not json"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="is no record of trainings"):
+            budget.read(path)
+
+
+def test_what_is_budgeted_is_what_is_trained():
+    configs = [getattr(PAPER, stage) for stage in budget.STAGES]
+    assert tuple(budget.STAGES) == STAGES and tuple(config.steps for config in configs) == Plan().steps
+    assert {config.batch_size for config in configs} == {Plan().batch}
+    assert train_cost.LAWS["paper"] == PAPER.mask_law
 
 
 def test_the_command_has_the_plans_defaults_and_names_one_that_exists():

@@ -304,6 +304,16 @@ def test_where_clips_end():
     assert packed.ends_of(1, [5], torch.device("cpu")).tolist() == [0, 5]
 
 
+@pytest.mark.parametrize(("device", "card", "dtype", "whether"), [
+    ("cuda", (8, 0), torch.float16, True), ("cuda", (9, 0), torch.bfloat16, True),
+    ("cuda", (7, 5), torch.float16, False), ("cuda", (9, 0), torch.float32, False),
+    ("cpu", None, torch.bfloat16, False),
+])  # fmt: skip
+def test_which_cards_attend_in_one_kernel(monkeypatch, device, card, dtype, whether):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: card)
+    assert packed.attends_at_once(torch.device(device), dtype) == whether
+
+
 def test_what_a_decoder_was_not_built_for(backbone):
     text, mask = texts()
     decoder = FastDecoder(backbone, head_of(0), Energy(), batch=3, num_inference_steps=2)

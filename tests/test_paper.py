@@ -194,9 +194,24 @@ def test_a_student_of_another_teacher_is_another_training(shop):
         train_stage(shop, QUICK, "student")
 
 
-def test_every_clip_reaches_the_loss_with_its_text(shop, given, shards):
-    train_stage(shop, QUICK, "teacher")
-    expected = ShardedLatents(shards, 1, mixed=TINY.mixed).reader()(torch.tensor([1, 3]))  # the second part of two
+def test_a_run_is_about_its_data_and_its_recipe(shop, shards, tmp_path):
+    train_stage(shop, QUICK, "pretrain")
+    for name, change in (("mask_law", {"mask_law": (0.5, 1.0, 0.25)}), ("mixed", {"mixed": 3}),
+                         ("objective", {"diffusion": QUICK.diffusion | {"repeats": 2}})):
+        with pytest.raises(ValueError, match=rf"other settings \({name} "):
+            train_stage(shop, replace(QUICK, **change), "pretrain")
+    other = Manifest.read(shutil.copytree(shards, tmp_path / "other"))
+    other.shards["shard-000000.tar"]["sha256"] = 64 * "0"
+    other.write()
+    with pytest.raises(ValueError, match=r"other settings \(data "):
+        train_stage(open_shop(other.folder, shop.runs, shop.out, progress=False), QUICK, "pretrain")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_clip_reaches_the_loss_with_its_text(shop, given, shards, seed):
+    train_stage(shop, QUICK, "teacher", seed=seed)
+    second = torch.tensor([1, 3])  # part of two
+    expected = ShardedLatents(shards, 1, seed=seed, mixed=TINY.mixed).reader()(second)
     tokens, vectors, mask = given[1]["tensors"][:3]
     assert torch.equal(tokens, expected["tokens"]) and torch.equal(vectors, expected["vectors"])
     assert torch.equal(mask, expected["mask"]) and given[1]["pooled"] is None
@@ -303,6 +318,9 @@ def test_encoders_are_those_that_made_the_shards(shards, tmp_path):
     (("student",), "`dear train teacher` makes it"),
     (("student", "--name", "pretrain"), "none of pretrain, teacher, got 'pretrain'"),
     (("student", "--layers", "some"), "layers must be 'last' or 'all'"),
+    (("all", "--layers", "some"), "layers must be 'last' or 'all'"),  # and not only when its teacher is trained
+    (("all", "--name", "teacher"), "none of pretrain, teacher, got 'teacher'"),
+    (("student", "--distillation", "-1"), "must be a number >= 0, got -1.0"),
     (("teacher", "--batch-size", "5"), "parts of 5; --batch-size may be 1, 2, 4, 8, 16, 32"),
     (("teacher", "--batch-size", "0"), "parts of 0"),
     (("teacher", "--steps", "0"), "--steps must be at least 1"),
@@ -319,6 +337,14 @@ def test_a_folder_with_folders_of_shards_is_trained_on_whole(shards, tmp_path, m
     code, said = run("train", "pretrain", "--data", tmp_path / "all", "--steps", 2, "--out", tmp_path / "out",
                      "--runs", tmp_path / "runs")
     assert code == 0 and f"training on {2 * CLIPS} clips of noise + noise" in said, said
+
+
+def test_recordings_may_have_their_shards_among_them(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "corpus" / "shards")
+    (tmp_path / "corpus" / "captions.csv").write_text("filename,caption\n")
+    for folder, wanted in (("corpus", "oracle, vae,"), ("corpus/shards", "pretrain, teacher, student or all")):
+        code, said = run("train", "nothing", "--data", tmp_path / folder, "--out", tmp_path / "out")
+        assert code == 1 and f"must be one of {wanted}" in said
 
 
 @pytest.mark.parametrize("options", [("--config", "paper"), ("--batch-size", "4"), ("--vocoder", "a/b")])

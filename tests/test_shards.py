@@ -421,6 +421,10 @@ def test_several_folders_of_shards_are_read_as_one(made, corpus, encoders, tmp_p
     found = [name for batch in data for name in batch["ids"]]
     assert sorted(found) == sorted([clip.id for clip in corpus.clips] + [clip.id for clip in few.clips])
     assert data.manifest.corpus == f"{corpus.name} + few" and data.manifest.whole
+    assert data.manifest.encoders is None
+    named = {"vae": "here", "text": ["there"]}
+    dataclasses.replace(Manifest.read(tmp_path / "all" / "two"), encoders=named).write()
+    assert Manifest.gather(tmp_path / "all").encoders == named  # though the first folder does not say
     file = tmp_path / "all" / "two" / "manifest.json"
     assert data.manifest.fingerprint not in [Manifest.read(path).fingerprint for path in (made, file.parent)]
     told = json.loads(file.read_text())
@@ -472,6 +476,12 @@ def test_what_cannot_be_read_is_told(made, tmp_path):
     (tmp_path / "copy" / "shard-000001.tar").unlink()
     with pytest.raises(ValueError, match="shard-000001.tar is gone or damaged"):
         ShardedLatents(tmp_path / "copy", 4)
+    for path in sorted(made.glob("*.tar")):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3 : len(content) // 2] = b"\xff" * (len(content) // 2 - len(content) // 3)
+        (tmp_path / "copy" / path.name).write_bytes(content)  # as long as it was, so that reading has to notice
+    with pytest.raises(ValueError, match=r"shard-00000\d.tar is damaged \(.*prepare` makes it anew"):
+        list(ShardedLatents(tmp_path / "copy", 4))
     with pytest.raises(ValueError, match="rank 2 of 2"):
         ShardedLatents(made, 4, rank=2, ranks=2)
 
@@ -505,6 +515,17 @@ def test_the_command_prepares_with_what_is_shipped(tmp_path):
     assert batch["tokens"].shape == (2, 32, 48) and batch["vectors"].shape[2] == 128
     found = CliRunner().invoke(app, [*command, "--seed", "1"])
     assert found.exit_code == 1 and "seed 0 -> 1" in found.output.replace("\n", " ")
+
+
+def test_encoders_in_folders_are_found_from_any_working_folder(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "0.wav", 0.1 * np.random.default_rng(0).standard_normal(50_000), 16_000)
+    (tmp_path / "metadata.csv").write_text("file_name,caption\n0.wav,a low bell\n")
+    shutil.copytree(components.WEIGHTS / "vae", tmp_path / "soundworld" / "vae")
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["data", "prepare", "folder", ".", "--out", "shards", "--vae", "soundworld/vae"])
+    assert found.exit_code == 0, found.output  # a path that, where it is no folder, is the name of a model on the hub
+    told = Manifest.read(tmp_path / "shards").encoders
+    assert told == {"vae": str(tmp_path / "soundworld" / "vae"), "text": ["soundworld"]}  # that which is shipped
 
 
 def test_a_corpus_of_which_nothing_can_be_read_is_not_started(corpus, encoders, tmp_path):

@@ -113,7 +113,8 @@ def test_before_its_time_is_over_it_stops_one_process_and_queues_itself_and_then
     assert job.wait(30) == 0, job.stderr.read()
     assert calls(site)[-2:] == ["interrupted teacher", "scontrol requeue 7"]
     assert sum(line.startswith("torchrun") for line in calls(site)) == 2
-    assert submit(site, "train").returncode == 0
+    after = submit(site, "train")
+    assert after.returncode == 0 and "pretrain: finished before" in after.stdout
     again = [line for line in calls(site) if line.startswith("torchrun")][2:]
     assert [re.search("dear train (\\w+)", line)[1] for line in again] == ["teacher", "student"]
 

@@ -133,7 +133,7 @@ def test_the_command_measures_the_classroom(tmp_path):
     assert found.exit_code == 0, found.output
     record = json.loads(path.read_text())
     assert [row["model"] for row in record["steps"]] == list(train_cost.MODELS) and record["missing"] == []
-    assert record["machine"]["rate"] > 0 and record["preparation"] == [] and record["command"].startswith("dear ")
+    assert record["machine"]["rate"] > 0 and record["preparation"] == [] and record["command"].startswith("dear")
     assert all(0 < row["share_of_rate"] < 1.5 and row["update"]["median"] < row["seconds"]["median"]
                for row in record["steps"])
     assert "clips/s" in found.output and "decodings" not in record

@@ -368,6 +368,12 @@ def test_a_checkpoint_is_never_half_written(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "metrics.jsonl"]
 
 
+def test_what_a_killed_run_had_begun_to_write_is_removed(tmp_path):
+    (tmp_path / ".checkpoint.safetensors.12345").write_bytes(b"half a file")
+    fit(tmp_path, stop_after=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors"]
+
+
 def test_the_log_drops_a_torn_line_and_what_lies_past_the_checkpoint(whole, tmp_path):
     fit(tmp_path, stop_after=6)
     with (tmp_path / "metrics.jsonl").open("a") as file:

@@ -62,7 +62,8 @@ class Manifest:
                                  f"({told}); prepare them with the same options, or take one of them")
         shards = {f"{one.folder.name}/{name}": entry for one in found for name, entry in one.shards.items()}
         settings = found[0].settings | {"clips": sum(one.settings["clips"] for one in found)}
-        return cls(folder, " + ".join(one.corpus for one in found), settings, shards, found[0].encoders)
+        encoders = next((one.encoders for one in found if one.encoders), None)  # older folders do not say
+        return cls(folder, " + ".join(one.corpus for one in found), settings, shards, encoders)
 
     @classmethod
     def open(cls, folder: Path, corpus: str, settings: dict, encoders: dict | None = None) -> "Manifest":

@@ -86,7 +86,11 @@ class ShardedLatents(IterableDataset):
                 located = self._located(epoch, [place % self.clips for place in inside])
                 for place, (name, i) in zip(inside, located, strict=True):
                     path = self.folder / name
-                    found[place] = self._clip(path, index(path)[i], epoch)
+                    try:
+                        found[place] = self._clip(path, index(path)[i], epoch)
+                    except (ValueError, LookupError) as error:
+                        raise ValueError(f"{path} is damaged ({error}); the same `dear data prepare` makes it anew"
+                                         ) from error
             return _collate([found[place] for place in places.tolist()])
 
         return read
