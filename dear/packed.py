@@ -75,7 +75,7 @@ def reenter(
 
 def attend(y: Tensor, weights: BlockWeights, rows: Rows) -> Tensor:
     """What attention mixes for each of the rows y (R, C), which look only at their own clip and branch: (R, C)."""
-    q, k, v = F.linear(y, *weights.qkv).unflatten(-1, (3, rows.heads, -1)).unbind(1)
+    q, k, v = F.linear(y, *weights.qkv).view(len(y), 3, rows.heads, -1).unbind(1)
     return _mix(q, k, v, rows, rows)
 
 
@@ -89,8 +89,8 @@ def attend_to_some(
     width, (weight, bias), share = x.shape[-1], weights.qkv, some.sizes[0] // rows.batch
     x, asking = (torch.cat([part.view(rows.batch, -1, width)[:, -left:][:, :share].flatten(0, 1)
                             for part in matrix.split(rows.sizes)]) for matrix in (x, y))
-    q = F.linear(asking, weight[:width], bias[:width]).unflatten(-1, (rows.heads, -1))
-    k, v = F.linear(y, weight[width:], bias[width:]).unflatten(-1, (2, rows.heads, -1)).unbind(1)
+    q = F.linear(asking, weight[:width], bias[:width]).view(len(asking), rows.heads, -1)
+    k, v = F.linear(y, weight[width:], bias[width:]).view(len(y), 2, rows.heads, -1).unbind(1)
     return x, _mix(q, k, v, some, rows)
 
 
@@ -228,7 +228,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, asking: Rows, rows: Rows) -> Tensor:
     if rows.ends is not None:
         lengths = [max(r.sizes) // r.batch for r in (asking, rows)]
         return varlen_attn(q, k, v, asking.ends, rows.ends, *lengths).flatten(1)
-    parts = [[part.unflatten(0, (rows.batch, -1)).transpose(1, 2) for part in matrix.split(r.sizes)]
+    parts = [[part.view(rows.batch, -1, *part.shape[1:]).transpose(1, 2) for part in matrix.split(r.sizes)]
              for matrix, r in ((q, asking), (k, rows), (v, rows))]
     mixed = [F.scaled_dot_product_attention(*qkv, attn_mask=None if i else rows.mask)
              for i, qkv in enumerate(zip(*parts, strict=True))]

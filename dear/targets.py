@@ -46,7 +46,9 @@ def corners(rows: Sequence[dict]) -> list[dict]:
     for key in dict.fromkeys((row["size"], row["model"]) for row in rows):
         mine = sorted((row for row in rows if (row["size"], row["model"]) == key), key=lambda row: row["flop"])
         busiest = max(mine, key=lambda row: cost.total(cost.of_row(row)).kernels)
-        found += [row for i, row in enumerate((mine[0], busiest, mine[-1])) if row not in found]
+        for row in (mine[0], busiest, mine[-1]):
+            if row not in found:
+                found.append(row)
     return found
 
 

@@ -124,8 +124,10 @@ def test_the_model_is_judged_on_what_it_was_not_fitted_on():
     rows = [row(case, SECONDS | {"median": cost.predict(machine, vars(case) | {"dtype": "float32"})["all"]})
             for case in cases]
     (found,) = targets.models(rows, machine, "median")
-    assert found["fitted_on"] + found["predicted"] == len(rows) and abs(found["worst_error"]) < 0.02
+    assert found["fitted_on"] + found["predicted"] == len(rows) == 12 and abs(found["worst_error"]) < 0.02
     assert found["within_15_percent"] == found["predicted"] and found["fitted_on"] <= 6
+    chosen = targets.corners(rows)
+    assert len(chosen) == found["fitted_on"] and all(chosen.count(one) == 1 for one in chosen)
 
 
 def test_targets_are_met_missed_or_unmeasured():
