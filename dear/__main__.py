@@ -458,6 +458,7 @@ def listening_results(
 
 def _tell(run, *arguments, **options) -> None:
     """Run a command; what a user can mend is told in one line, without a trace."""
+    import os
     import warnings
 
     warnings.showwarning = lambda message, *rest, **kwargs: typer.secho(f"note: {message}", fg="yellow", err=True)
@@ -467,7 +468,8 @@ def _tell(run, *arguments, **options) -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.secho("stopped; the same command continues", err=True)
+        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun the first one speaks
+            typer.secho("stopped; the same command continues", err=True)
         raise typer.Exit(130) from None
 
 

@@ -29,7 +29,8 @@ def read(path: Path | None) -> dict:
     """The record of `dear bench --what training`; ValueError if it is none or lacks something at the paper's size."""
     if path is None or not path.is_file():
         raise ValueError(f"{'no record was named' if path is None else f'there is no {path}'}; a budget needs measured "
-                         f"speed: `{COMMAND}` measures it, then name the file with --record")
+                         f"speed: `{COMMAND}` measures it, then name the file with --record "
+                         "(records/training_h200.json has an H200's)")
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -103,7 +104,7 @@ def _lines(rows: list[dict]) -> list[tuple[str, ...]]:
             parts = (step.seconds, step.computing, step.update, step.sending)
             cells = (f"{row['steps']:,}", f"{step.accumulate} x {step.part}", *(f"{part:.3g}" for part in parts))
             sent = f"{row['sent'] / 1e12:.3g}"
-        lines.append((row["stage"], cells[0], f"{row['epochs']:.0f}", *cells[1:], f"{row['gpu_hours']:,.0f}",
+        lines.append((row["stage"], cells[0], f"{row['epochs']:.0f}", *cells[1:], f"{row['gpu_hours']:,.1f}",
                       f"{row['hours']:,.1f}", sent))
     total = [sum(row[name] for row in rows) for name in ("gpu_hours", "hours")]
-    return [*lines, ("all", *[""] * 7, f"{total[0]:,.0f}", f"{total[1]:,.1f}", "")]
+    return [*lines, ("all", *[""] * 7, f"{total[0]:,.1f}", f"{total[1]:,.1f}", "")]

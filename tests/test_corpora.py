@@ -727,6 +727,12 @@ def test_command_fails_above_the_limit_and_still_lists(audiocaps_folder):
     assert code == 1
     assert "audiocaps train: 6 clips" in said and "skipped: 1 duplicate id" in said
     assert "error: audiocaps train: 66.7% skipped, more than the limit of 25.0%" in said
+    assert "allow more by --limit" in said
+
+
+def test_command_says_that_a_folder_is_not_there(tmp_path):
+    found = CliRunner().invoke(app, ["data", "corpus", "folder", str(tmp_path / "gone")])
+    assert found.exit_code == 1 and "there is no folder" in found.output
 
 
 def test_command_takes_hours_and_decodes(audiocaps_folder, audioset_folder):

@@ -21,6 +21,8 @@ def open_corpus(kind: str, folder: Path, *, exclude_audiocaps: Sequence[Path] = 
     """
     if kind not in KINDS:
         raise ValueError(f"the kind of corpus must be one of {', '.join(KINDS)}, got {kind!r}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; wanted the tables of {kind} as published, and the audio")
     for name, value, kinds in (("split", split, ("audiocaps", "audioset")), ("caption", caption, ("folder",))):
         if value is not None and kind not in kinds:
             raise ValueError(f"a {name} is for {' and '.join(kinds)}, not for {kind}")

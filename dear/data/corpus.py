@@ -80,7 +80,8 @@ class Corpus:
         self.samples = round(seconds * SAMPLE_RATE)
         if self.share > limit or not self.clips:
             why = f"{self.share:.1%} skipped, more than the limit of {limit:.1%}" if self.clips else "no usable clip"
-            raise TooManyProblems(f"{name}: {why} ({_counts(self.problems) or 'nothing was skipped'})", self)
+            more = "; mend them, or allow more by --limit" if self.clips else ""
+            raise TooManyProblems(f"{name}: {why} ({_counts(self.problems) or 'nothing was skipped'}){more}", self)
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -106,7 +106,8 @@ def measure(part: Corpus, seed: int, peak: float | None) -> list[int]:
     sizes = []
     for i in range(len(part)):
         try:
-            sample = _sample(part, i, seed, peak)
+            with warnings.catch_warnings(action="ignore"):  # `write` tells them
+                sample = _sample(part, i, seed, peak)
         except (Unreadable, Refused):
             continue
         arrays = [value.nbytes + 128 for name, value in sample.items() if name.endswith(".npy")]  # numpy's header
