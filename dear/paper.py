@@ -9,12 +9,10 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from dear import components, processes
 from dear.backbone import BackboneConfig, MaskedTransformer
 from dear.blocks import seeded
-from dear.data.sharded import ShardedLatents
+from dear.data.sharded import ShardedLatents, in_sequence
 from dear.generator import Generator, training_loss
 from dear.head import AdaLNHead, HeadConfig
 from dear.masking import CLASSROOM_LAW
@@ -142,10 +140,8 @@ def train_stage(shop: Shop, recipe: Recipe, stage: str, *, seed: int = 0, steps:
         return training_loss(module, begun.objective, tokens, text, words, generator, pooled=pooled,
                              teacher=begun.teacher, mask_law=recipe.mask_law, **begun.options)
 
-    def order(step: int, batch_size: int) -> torch.Tensor:
-        return torch.arange(step * batch_size, (step + 1) * batch_size)
-
-    model = shop.train(begun.model, loss, reader.clips, config, name, about=about, order=order, read=reader.reader())
+    model = shop.train(begun.model, loss, reader.clips, config, name, about=about, order=in_sequence,
+                       read=reader.reader())
     processes.on_main(lambda: TextToAudio(backbone=model.backbone, head=model.head, settings=begun.settings,
                                           **shop.parts).save_pretrained(shop.out / name, shared=begun.shared))
     return shop.out / name

@@ -16,7 +16,7 @@ import torch
 
 from dear.data import shard_pool
 from dear.data.corpus import Clip, Corpus
-from dear.data.sharded import ShardedLatents
+from dear.data.sharded import ShardedLatents, in_sequence
 from dear.data.shards import prepare
 from dear.training import TrainConfig, train
 
@@ -78,13 +78,10 @@ def _train(count: int, folder: Path, method: str) -> None:
         seen.append(len(batch["ids"]))
         return (module(batch["tokens"]) - batch["tokens"]).square().mean(), {}
 
-    def order(step: int, batch_size: int) -> torch.Tensor:
-        return torch.arange(step * batch_size, (step + 1) * batch_size)
-
     width = next(iter(reader))["tokens"].shape[2]
     config = TrainConfig(steps=count // 20, batch_size=20, warmup=0)
-    train(torch.nn.Linear(width, width), loss, reader.clips, config, folder / "run", order=order, read=reader.reader(),
-          progress=False)
+    train(torch.nn.Linear(width, width), loss, reader.clips, config, folder / "run", order=in_sequence,
+          read=reader.reader(), progress=False)
     assert sum(seen) == count
     note(folder, "training")
 

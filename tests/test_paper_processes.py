@@ -19,7 +19,7 @@ from torch import nn
 
 from dear import components, paper, recipes
 from dear.__main__ import app
-from dear.data.sharded import ShardedLatents
+from dear.data.sharded import ShardedLatents, in_sequence
 from dear.paper import STAGES, train_stage
 from dear.pipeline import TextToAudio
 from dear.shop import open_shop
@@ -47,10 +47,6 @@ class Watched(ShardedLatents):
         return watched
 
 
-def order(step: int, batch_size: int) -> torch.Tensor:
-    return torch.arange(step * batch_size, (step + 1) * batch_size)
-
-
 def plain(home: Path, out: Path, config) -> None:
     """Train a small net on shards by a loss that draws nothing."""
     torch.manual_seed(int(os.environ.get("RANK", 0)))
@@ -60,7 +56,7 @@ def plain(home: Path, out: Path, config) -> None:
         tokens = batch["tokens"].to(generator.device)
         return (net(tokens) - tokens.flip(2)).square().mean(), {}
 
-    train(nn.Linear(6, 6), loss, CLIPS, config, out, progress=False, order=order, read=reader)
+    train(nn.Linear(6, 6), loss, CLIPS, config, out, progress=False, order=in_sequence, read=reader)
 
 
 def stages(home: Path, runs: Path, out: Path, only=STAGES, **options) -> dict[str, list]:

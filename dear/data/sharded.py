@@ -152,6 +152,11 @@ def _header(content: bytes) -> tuple[np.dtype, tuple[int, ...], str]:
     return dtype, shape, "F" if fortran else "C"
 
 
+def in_sequence(step: int, batch_size: int) -> Tensor:
+    """Places (batch_size,) of a step in the sequence of all epochs, one step's after the other's: an order for `train`."""
+    return torch.arange(step * batch_size, (step + 1) * batch_size)
+
+
 def _index(path: Path) -> list[dict[str, tuple[int, int]]]:
     """Of each clip of a shard, in order, where its members lie: suffix -> offset and size in bytes."""
     clips: dict[str, dict[str, tuple[int, int]]] = {}
