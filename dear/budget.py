@@ -84,7 +84,7 @@ def report(figures: dict, plan: Plan) -> str:
     fastest = max(plan.batch / row["step"].seconds for row in stages)
     disk = ", ".join(f"{row['stage']} {row['checkpoint'] / 1e9:.1f}" for row in stages)
     return "\n".join([
-        *told, "", *aligned(_lines(rows)), "",
+        *told, "", *aligned(_lines(rows)), "", *aligned(_corpora(figures, rows)), "",
         f"Preparing: {1 / seconds:.3g} clips/s, more with several processes if the GPU has room.",
         f"Training: up to {fastest:,.0f} clips/s, {fastest * size / 1e9:.2g} GB/s of shards; each process takes "
         f"{fastest / plan.all:,.0f} clips/s, and reads {pace:,.0f} where the disk is as quick as that one's.",
@@ -92,6 +92,18 @@ def report(figures: dict, plan: Plan) -> str:
         "while it is written.", "",
         f"Efficiency of a teacher's step, by GPUs in machines of {plan.gpus} and the network between them:",
         *aligned(table(figures, "teacher", plan))])
+
+
+def _corpora(figures: dict, rows: list[dict]) -> list[tuple[str, ...]]:
+    """Cells of the corpora, each with those before it, and what they take; training has as many epochs of each."""
+    seconds, size, _ = preparation(figures)
+    training, clips = sum(row["gpu_hours"] for row in rows[1:]), 0
+    lines = [("corpora", "clips", "h at 10 s", "GPU hours to prepare", "GB of shards", "GPU hours to train")]
+    for name, (more, _) in CORPORA.items():
+        first, clips = not clips, clips + more
+        lines.append((name if first else f"+ {name}", f"{clips:,}", f"{clips / 360:,.0f}",
+                      f"{clips * seconds / 3600:.1f}", f"{clips * size / 1e9:.1f}", f"{training * clips / CLIPS:,.0f}"))
+    return lines
 
 
 def _lines(rows: list[dict]) -> list[tuple[str, ...]]:

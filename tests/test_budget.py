@@ -156,6 +156,10 @@ def test_the_report_says_what_was_measured_and_what_was_not(record):
     assert text.startswith("Speed: measured on Some card, 4 thread(s) in bfloat16, 2000-01-01. All else is arithmetic.")
     assert "not published" in text and "Disk: shards 127 GB (200 kB a clip)" in text and "632,888 clips" in text
     assert "and reads 320 where" in text and "Preparing: 16.7 clips/s" in text
+    cells = {line.split("  ")[0]: line.split()[-5:] for line in text.splitlines()}
+    training = sum(row["gpu_hours"] for row in budget.costs(budget.read(record), Plan(machines=2))[1:])
+    assert cells["AudioCaps"] == ["49,838", "138", "0.8", "10.0", f"{training * 49_838 / budget.CLIPS:,.0f}"]
+    assert cells["+ AudioSet"] == ["632,888", "1,758", "10.5", "126.6", f"{training:,.0f}"]
 
 
 @pytest.mark.parametrize(("options", "told"), [
