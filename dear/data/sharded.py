@@ -153,7 +153,7 @@ def _header(content: bytes) -> tuple[np.dtype, tuple[int, ...], str]:
 
 
 def in_sequence(step: int, batch_size: int) -> Tensor:
-    """Places (batch_size,) of a step in the sequence of all epochs, one step's after the other's: an order for `train`."""
+    """Places (batch_size,) of a step in the sequence of all epochs, one step after the other: an order for `train`."""
     return torch.arange(step * batch_size, (step + 1) * batch_size)
 
 
